@@ -1,0 +1,111 @@
+import type { StoredTensor, Tensor } from './tensor.ts'
+
+/** The k experts of each of T tokens, by falling logit, with weights that sum to 1. */
+export interface Routing {
+  /** [T, expertsPerToken] */
+  readonly experts: Tensor
+  /** [T, expertsPerToken] */
+  readonly weights: Tensor
+}
+
+/** The expert matrices of one layer. Rows of `gateUp` alternate: gate, linear, gate, linear, … */
+export interface Experts {
+  readonly gateUp: Tensor // [numExperts, 2 intermediateSize, hiddenSize] mxfp4
+  readonly gateUpBias: Tensor // [numExperts, 2 intermediateSize]
+  readonly down: Tensor // [numExperts, hiddenSize, intermediateSize] mxfp4
+  readonly downBias: Tensor // [numExperts, hiddenSize]
+}
+
+/** Cosines and sines of every rotary angle are computed from these, in float64. */
+export interface Rotary {
+  /** [headDim / 2] radians per position */
+  readonly frequencies: Float64Array
+  /** Factor of both cosine and sine (YaRN's attention scaling). */
+  readonly concentration: number
+}
+
+/** How attention splits a row of `qkv`, and what it sees. */
+export interface AttentionShape {
+  readonly numAttentionHeads: number
+  readonly numKeyValueHeads: number
+  readonly headDim: number
+  /** How many of the last tokens are seen, the current one included; Infinity for all. */
+  readonly window: number
+}
+
+/**
+ * Keys and values of one sequence in one layer.
+ *
+ * A windowed cache is a ring: writing position p overwrites position p − capacity. `first` and `length` bound what is
+ * held. Nothing but `Ops.attention` writes into it; `length` moves by `commit` alone, so a forward that stops halfway
+ * leaves the cache as it was.
+ */
+export interface LayerCache {
+  readonly window: number
+  /** The earliest position whose key and value are held and exact. */
+  readonly first: number
+  /** Positions below this are taken; `attention` keeps what is there and writes only from here on. */
+  readonly length: number
+  /** Accepts what was written up to `length`. */
+  commit(length: number): void
+  /** Forgets everything from `length` on. The ring's earlier entries stay. */
+  truncate(length: number): void
+  /** Forgets everything; the next write is at `position`, and nothing before it is seen. */
+  restart(position: number): void
+  /** Declares entries before `position` unusable, although they are held. */
+  expire(position: number): void
+  dispose(): void
+}
+
+/** One sequence's share of a batch: rows `row` to `row + count` of the activations are its positions from `start` on. */
+export interface Piece {
+  readonly row: number
+  readonly count: number
+  readonly start: number
+}
+
+/**
+ * What the model may ask of a device during one forward pass. Calls record work; only `read` is awaited. Activations
+ * belong to the pass: `end` frees them all, whether it was finished or abandoned.
+ */
+export interface Ops {
+  /** Rows of `table` [vocabSize, hiddenSize] → [T, hiddenSize] float32. */
+  embedding(tokens: Int32Array, table: Tensor): Tensor
+  /** x · weight / √(mean(x²) + epsilon) over the last dimension, in float32 or better. */
+  rmsNorm(x: Tensor, weight: Tensor, epsilon: number): Tensor
+  /** x [T, in] · weightᵀ [out, in] + bias [out] → [T, out]. */
+  linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor
+  /** Turns the query and key heads of qkv [T, q + k + v] by their positions [T]; half-split pairs; values stay. */
+  rope(qkv: Tensor, positions: Int32Array, rotary: Rotary, shape: AttentionShape): Tensor
+  /**
+   * Writes each piece's keys and values into its cache, then attends causally → [T, numAttentionHeads · headDim].
+   * One logit of `sinks` per head joins the softmax and gives no value.
+   */
+  attention(qkv: Tensor, sinks: Tensor, pieces: readonly Piece[], caches: readonly LayerCache[], shape: AttentionShape): Tensor
+  /** The k largest of each row of logits [T, numExperts] (ties: the lower index), softmax over those k. */
+  topK(logits: Tensor, k: number): Routing
+  /** Σ over chosen experts of weight · (down(swiglu(gateUp(x))) + bias) → [T, hiddenSize]. */
+  experts(x: Tensor, routing: Routing, experts: Experts, swigluLimit: number): Tensor
+  /** x + y, same shapes. */
+  add(x: Tensor, y: Tensor): Tensor
+  /** The rows of x with these indices, in this order. */
+  rows(x: Tensor, indices: Int32Array): Tensor
+  /** The numbers of a float32 tensor, once the work before it is done. Survives `end`. */
+  read(x: Tensor): Promise<Float32Array>
+  /** Frees every activation of this pass. */
+  end(): void
+}
+
+/** A runtime that holds weights and caches and runs forward passes. */
+export interface Device {
+  readonly name: string
+  /** Puts a matrix or vector on the device; several parts are joined along their rows. BF16 or F32. */
+  load(parts: readonly StoredTensor[]): Promise<Tensor>
+  /** Puts expert matrices on the device: blocks U8 [experts, rows, groups, 16], scales U8 [experts, rows, groups]. */
+  loadMxfp4(blocks: StoredTensor, scales: StoredTensor): Promise<Tensor>
+  /** An empty cache. A windowed one can take `maxChunk` tokens at once. */
+  newCache(shape: AttentionShape, maxChunk: number): LayerCache
+  /** Starts a forward pass. Several may be open at once. */
+  begin(): Ops
+  close(): void
+}
