@@ -1,0 +1,73 @@
+import type { AttentionShape, LayerCache } from '../ops.ts'
+
+const firstCapacity = 64 // tokens; doubles as a full cache grows
+
+/** Keys and values in float32, [capacity, numKeyValueHeads · headDim] each. */
+export class ReferenceCache implements LayerCache {
+  readonly window: number
+  /** Numbers per token in `keys`, and in `values`. */
+  readonly width: number
+  keys: Float32Array
+  values: Float32Array
+  first = 0
+  length = 0
+  #capacity: number
+
+  constructor(shape: AttentionShape, maxChunk: number) {
+    this.window = shape.window
+    this.width = shape.numKeyValueHeads * shape.headDim
+    // A chunk of n tokens needs the window − 1 before its first token, and itself.
+    this.#capacity = Number.isFinite(shape.window) ? shape.window - 1 + maxChunk : firstCapacity
+    this.keys = new Float32Array(this.#capacity * this.width)
+    this.values = new Float32Array(this.#capacity * this.width)
+  }
+
+  /** Where the key (or value) of a position begins. */
+  offset(position: number): number {
+    return (Number.isFinite(this.window) ? position % this.#capacity : position) * this.width
+  }
+
+  /** Stores one position's key and value, unless the position is taken already. */
+  write(position: number, qkv: Float32Array, keyAt: number, valueAt: number): void {
+    if (position < this.length) return
+    if (Number.isFinite(this.window)) this.first = Math.max(this.first, position + 1 - this.#capacity)
+    else if (position >= this.#capacity) this.#grow(position + 1)
+    const at = this.offset(position)
+    this.keys.set(qkv.subarray(keyAt, keyAt + this.width), at)
+    this.values.set(qkv.subarray(valueAt, valueAt + this.width), at)
+  }
+
+  #grow(needed: number): void {
+    while (this.#capacity < needed) this.#capacity *= 2
+    this.keys = enlarged(this.keys, this.#capacity * this.width)
+    this.values = enlarged(this.values, this.#capacity * this.width)
+  }
+
+  commit(length: number): void {
+    this.length = Math.max(this.length, length)
+  }
+
+  truncate(length: number): void {
+    this.length = Math.min(this.length, length)
+  }
+
+  restart(position: number): void {
+    this.first = position
+    this.length = position
+  }
+
+  expire(position: number): void {
+    this.first = Math.max(this.first, position)
+  }
+
+  dispose(): void {
+    this.keys = this.values = new Float32Array(0)
+    this.#capacity = 0
+  }
+}
+
+function enlarged(array: Float32Array, length: number): Float32Array {
+  const out = new Float32Array(length)
+  out.set(array)
+  return out
+}

@@ -1,0 +1,23 @@
+import type { Rotary } from '../kernels/ops.ts'
+import type { ModelConfig } from './config.ts'
+
+/**
+ * Rotary frequencies by YaRN's "by parts": fast dimensions keep their frequency, slow ones are divided by the scaling
+ * factor, those between are mixed. float64 throughout. Source: arXiv 2309.00071, section 3.2 and 3.4.
+ */
+export function yarn(config: ModelConfig): Rotary {
+  const { headDim, ropeTheta, ropeScalingFactor: factor, initialContextLength } = config
+  const half = headDim / 2
+  const plain = Float64Array.from({ length: half }, (_, i) => ropeTheta ** (-2 * i / headDim))
+  if (factor <= 1) return { frequencies: plain, concentration: 1 }
+  /** The dimension that turns `rotations` times within the initial context. */
+  const dimension = (rotations: number) =>
+    (half * Math.log(initialContextLength / (rotations * 2 * Math.PI))) / Math.log(ropeTheta)
+  const low = dimension(config.ropeNtkBeta)
+  const high = dimension(config.ropeNtkAlpha)
+  const frequencies = plain.map((frequency, i) => {
+    const ramp = Math.min(Math.max((i - low) / (high - low), 0), 1)
+    return (frequency / factor) * ramp + frequency * (1 - ramp)
+  })
+  return { frequencies, concentration: 0.1 * Math.log(factor) + 1 }
+}
