@@ -54,6 +54,11 @@ export class Transformer {
     })
   }
 
+  /** Gives the weights back to the device; nothing can run afterwards. */
+  close(): void {
+    this.#device.close()
+  }
+
   /** An empty cache for one sequence that is fed at most `maxChunk` tokens at a time. */
   newCache(maxChunk: number): KvCache {
     return new KvCache(this.#shapes.map(shape => this.#device.newCache(shape, maxChunk)))

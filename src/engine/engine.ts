@@ -1,0 +1,96 @@
+/**
+ * What everything above the engine knows of it: token ids in, events out. A session in this process, one in a worker and
+ * a remote server all look like this.
+ */
+export interface Engine {
+  readonly info: EngineInfo
+  /**
+   * Continues a prompt. Ends with one `end` event, or rejects: with `signal.reason` when cancelled (also in the middle
+   * of a prefill; the session stays usable at its last whole token), RequestError for what cannot be asked, DeviceError
+   * when the device fails. Leaving the iteration early cancels.
+   */
+  generate(request: GenerateRequest, options?: { signal?: AbortSignal }): AsyncIterable<GenerateEvent>
+  /** Frees weights, caches and the worker. What still runs rejects with DeviceError. */
+  close(): Promise<void>
+}
+
+export interface EngineInfo {
+  /** What the model is called: `gpt-oss-20b`, `gpt-oss-120b`, `gpt-oss-nano`, or `gpt-oss` for other sizes. */
+  model: string
+  /** Name of the device that computes: `reference`, … */
+  device: string
+  vocabSize: number
+  /** Tokens that prompt and answer may have together. */
+  contextLength: number
+}
+
+export interface GenerateRequest {
+  /** The prompt, at least one token. */
+  tokens: readonly number[]
+  /** At most this many tokens are generated; by default as many as the context holds. */
+  maxTokens?: number
+  /** Generation ends after one of these; default: return, call and end of text. */
+  stopTokens?: readonly number[]
+  sampling?: SamplingOptions
+  /** Restricts the tokens that may be generated. */
+  mask?: MaskSpec
+  /** Requests that name the same session reuse what it holds of their prompts. Without a name nothing is kept. */
+  session?: string
+}
+
+export type GenerateEvent =
+  /** `done` of the `total` prompt tokens that had to be run are run; `cached` were reused. */
+  | { type: 'prefill'; cached: number; done: number; total: number }
+  | ({ type: 'token' } & SampledToken)
+  | { type: 'end'; reason: EndReason; usage: Usage }
+
+/** `stop`: a stop token was sampled (it came as a token event); `length`: maxTokens or the end of the context. */
+export type EndReason = 'stop' | 'length'
+
+export interface Usage {
+  promptTokens: number
+  /** Prompt tokens whose caches were reused. */
+  cachedTokens: number
+  completionTokens: number
+}
+
+export interface SampledToken {
+  token: number
+  /** Natural logarithm of the token's probability under the model's own distribution, before any option changes it. */
+  logprob?: number
+  /** The likeliest tokens under the same distribution, falling. */
+  topLogprobs?: { token: number; logprob: number }[]
+}
+
+/**
+ * Applied in this order: penalties, bias, mask, temperature, top-k, top-p, min-p. With the defaults a token is drawn
+ * from the model's own distribution.
+ */
+export interface SamplingOptions {
+  /** 0 takes the likeliest token, ties to the lowest id. Default 1. */
+  temperature?: number
+  /** Only the k likeliest tokens; 0 for all. Default 0. */
+  topK?: number
+  /** Only the likeliest tokens that together reach this probability. Default 1. */
+  topP?: number
+  /** Only tokens at least this fraction as likely as the likeliest. Default 0. */
+  minP?: number
+  /** Subtracted from a token's logit for each time that it was generated. Default 0. */
+  frequencyPenalty?: number
+  /** Subtracted once from the logit of a token that was generated. Default 0. */
+  presencePenalty?: number
+  /** Logits of generated tokens are divided (positive) or multiplied (negative) by it. Default 1. */
+  repetitionPenalty?: number
+  /** Added to the logits of these ids; −Infinity forbids. */
+  logitBias?: Readonly<Record<number, number>>
+  /**
+   * Same seed, same tokens: on the reference device whatever the batch, the chunks and the reuse; on faster devices for
+   * a lone session with equal calls. By default another one each time.
+   */
+  seed?: number
+  /** Report log-probabilities, and this many alternatives for each token (0: the token's own alone). */
+  logprobs?: number
+}
+
+/** A mask as plain data: the engine builds the object that walks along with the tokens where it runs. */
+export type MaskSpec = { type: 'tokens'; allowed: readonly number[] }

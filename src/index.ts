@@ -1,0 +1,46 @@
+import { locateModel, startWorker } from '#platform'
+import { RequestError } from './base/errors.ts'
+import { Model } from './agent/model.ts'
+import { WorkerEngine } from './engine/worker-engine.ts'
+import { loadTokenizer } from './tokenizer/load.ts'
+
+export { CheckpointError, DeviceError, HarmonyError, RequestError } from './base/errors.ts'
+export type { RespondOptions } from './agent/model.ts'
+export { Model } from './agent/model.ts'
+export type { ToolCall, TurnEvent } from './agent/turn.ts'
+export type {
+  EngineInfo,
+  EndReason,
+  GenerateEvent,
+  GenerateRequest,
+  SamplingOptions,
+  Usage,
+} from './engine/engine.ts'
+export type { Channel, Message, ReasoningEffort, Role, ToolDescription, ToolNamespace } from './harmony/message.ts'
+
+export interface LoadOptions {
+  /** Tokens of prompt and answer together; by default as many as the model was made for and the memory allows. */
+  contextLength?: number
+  /** Told while weights are read, in bytes. */
+  onProgress?: (done: number, total: number) => void
+}
+
+/**
+ * Loads a model: `nano` for the embedded demonstration model, or the folder of a gpt-oss checkpoint in OpenAI's or
+ * Hugging Face's layout. It runs in a worker of its own; close it when done, or declare it with `await using`.
+ * Throws RequestError (no such model), CheckpointError (damaged or foreign files), DeviceError (not enough memory).
+ */
+export async function load(model = 'nano', options: LoadOptions = {}): Promise<Model> {
+  const { contextLength, onProgress } = options
+  if (contextLength !== undefined && !(Number.isInteger(contextLength) && contextLength > 0)) {
+    throw new RequestError(`contextLength is ${contextLength}; it must be a positive whole number`, {
+      param: 'contextLength',
+    })
+  }
+  const path = locateModel(model)
+  const [tokenizer, engine] = await Promise.all([
+    loadTokenizer(),
+    WorkerEngine.start(startWorker({ path, contextLength }), onProgress),
+  ])
+  return new Model(engine, tokenizer)
+}

@@ -1,0 +1,42 @@
+import { existsSync, statSync } from 'node:fs'
+import { freemem } from 'node:os'
+import { isAbsolute, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
+import { RequestError } from './base/errors.ts'
+import type { FromWorker, WorkerPort } from './engine/worker-protocol.ts'
+
+/** Where a model's files lie, by the name or path that a person gave. */
+export function locateModel(name: string): string {
+  if (name === 'nano' || name === 'gpt-oss-nano') return fileURLToPath(new URL('../models/nano', import.meta.url))
+  const path = resolve(name)
+  if (existsSync(path)) return statSync(path).isDirectory() ? path : join(path, '..')
+  const looksLikePath = isAbsolute(name) || name.startsWith('.') || name.includes('/')
+  throw new RequestError(
+    looksLikePath
+      ? `there is no folder ${path}: give the folder that holds config.json and the .safetensors files`
+      : `there is no model "${name}" and no folder ${path}: say "nano" for the embedded one, or give a model's folder`,
+    { param: 'model' },
+  )
+}
+
+/** Bytes of memory that can be taken without the machine beginning to swap. */
+export function availableMemory(): number {
+  return process.availableMemory?.() ?? freemem()
+}
+
+/** Starts the thread that will load and run the model at `path`. */
+export function startWorker(data: { path: string; contextLength?: number }): WorkerPort {
+  const worker = new Worker(new URL(import.meta.resolve('#engine-worker')), { workerData: data })
+  return {
+    post: message => worker.postMessage(message),
+    listen(onMessage, onDeath) {
+      worker.on('message', (message: FromWorker) => onMessage(message))
+      worker.on('error', onDeath)
+      worker.on('messageerror', onDeath)
+      worker.on('exit', code => onDeath(`it exited with code ${code}`))
+    },
+    hold: alive => (alive ? worker.ref() : worker.unref()),
+    terminate: async () => void (await worker.terminate()),
+  }
+}

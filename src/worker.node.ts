@@ -1,0 +1,24 @@
+import { parentPort, workerData } from 'node:worker_threads'
+import { openFolder } from '#source'
+import { hostEngine } from './engine/worker-host.ts'
+import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
+import { openEngine } from './open-engine.ts'
+import { availableMemory } from './platform.node.ts'
+
+/** The thread that runs a model. */
+const port = parentPort!
+const post = (message: FromWorker) => port.postMessage(message)
+const { path, contextLength } = workerData as { path: string; contextLength?: number }
+try {
+  const engine = await openEngine({
+    folder: await openFolder(path),
+    contextLength,
+    availableMemory: availableMemory(),
+    onProgress: (done, total) => post({ type: 'loading', done, total }),
+  })
+  const receive = hostEngine(engine, post)
+  port.on('message', (message: ToWorker) => void receive(message))
+  post({ type: 'ready', info: engine.info })
+} catch (error) {
+  post({ type: 'failed', error: toPlain(error) })
+}

@@ -1,0 +1,29 @@
+import { openFolder } from '#source'
+import { hostEngine } from './engine/worker-host.ts'
+import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
+import { openEngine } from './open-engine.ts'
+
+/** Browsers do not tell how much memory is free: an allocation that fails is an error of its own. */
+const availableMemory = 4 * 2 ** 30
+const post = (message: FromWorker) => postMessage(message)
+
+/** The worker that runs a model. The first message says which. */
+addEventListener(
+  'message',
+  async (first: MessageEvent<{ path: string; contextLength?: number }>) => {
+    try {
+      const engine = await openEngine({
+        folder: await openFolder(first.data.path),
+        contextLength: first.data.contextLength,
+        availableMemory,
+        onProgress: (done, total) => post({ type: 'loading', done, total }),
+      })
+      const receive = hostEngine(engine, post)
+      addEventListener('message', (event: MessageEvent<ToWorker>) => void receive(event.data))
+      post({ type: 'ready', info: engine.info })
+    } catch (error) {
+      post({ type: 'failed', error: toPlain(error) })
+    }
+  },
+  { once: true },
+)
