@@ -7,13 +7,14 @@ const maxSize = 2 ** 26
 /** Reads fields of one object of `config.json`, refusing with field, value and what was expected. null counts as missing. */
 export class ConfigReader {
   readonly #fields: JsonObject
-  readonly #path: string
+  /** The file, for messages. */
+  readonly path: string
   readonly #prefix: string
 
   /** `prefix`: the names of the objects around this one, each with a dot behind. */
   constructor(fields: JsonObject, path: string, prefix = '') {
     this.#fields = fields
-    this.#path = path
+    this.path = path
     this.#prefix = prefix
   }
 
@@ -24,7 +25,9 @@ export class ConfigReader {
   object(field: string): ConfigReader | undefined {
     const value = this.value(field)
     if (value === undefined) return undefined
-    return value instanceof Map ? new ConfigReader(value, this.#path, `${this.#prefix}${field}.`) : this.refuse(field, 'an object')
+    return value instanceof Map
+      ? new ConfigReader(value, this.path, `${this.#prefix}${field}.`)
+      : this.refuse(field, 'an object')
   }
 
   /** A positive integer under any of its names; under several, the same. */
@@ -32,7 +35,7 @@ export class ConfigReader {
     const given = names.filter(name => this.value(name) !== undefined)
     if (given.length === 0) {
       throw new CheckpointError(
-        `${this.#path} has no ${this.#prefix}${names.join(' or ')}: it is not the config.json of gpt-oss; download it again`,
+        `${this.path} has no ${this.#prefix}${names.join(' or ')}: it is not the config.json of gpt-oss; download it again`,
       )
     }
     const [value, ...others] = given.map(name => this.#size(name))
@@ -44,10 +47,12 @@ export class ConfigReader {
     return this.value(field) === undefined ? undefined : this.#size(field)
   }
 
-  /** A positive finite number. */
-  positive(field: string, fallback: number): number {
+  /** A positive finite number; must be there if there is no fallback. */
+  positive(field: string, fallback?: number): number {
     const value = this.value(field) ?? fallback
-    return typeof value === 'number' && value > 0 && Number.isFinite(value) ? value : this.refuse(field, 'a positive number')
+    return typeof value === 'number' && value > 0 && Number.isFinite(value)
+      ? value
+      : this.refuse(field, 'a positive number')
   }
 
   /** Refuses any value but this one; a missing field passes. */
@@ -59,7 +64,7 @@ export class ConfigReader {
   refuse(field: string, expected: string, cure = 'check the file, or download it again'): never {
     const value = this.value(field)
     const given = value === undefined ? `no ${this.#prefix}${field}` : `${this.#prefix}${field} ${shown(value)}`
-    throw new CheckpointError(`${this.#path} has ${given}, expected ${expected}: ${cure}`)
+    throw new CheckpointError(`${this.path} has ${given}, expected ${expected}: ${cure}`)
   }
 
   #size(field: string): number {

@@ -1,15 +1,10 @@
+import { CheckpointError } from '../base/errors.ts'
 import type { ModelConfig } from './config.ts'
 import type { ConfigReader } from './config-reader.ts'
-import { yarnRange } from './yarn.ts'
 
 type Rope = Pick<
   ModelConfig,
-  | 'initialContextLength'
-  | 'ropeTheta'
-  | 'ropeScalingFactor'
-  | 'ropeNtkAlpha'
-  | 'ropeNtkBeta'
-  | 'maxPositionEmbeddings'
+  'initialContextLength' | 'ropeTheta' | 'ropeScalingFactor' | 'ropeNtkAlpha' | 'ropeNtkBeta' | 'maxPositionEmbeddings'
 >
 
 /**
@@ -19,7 +14,6 @@ type Rope = Pick<
 export function readRope(read: ConfigReader, headDim: number): Rope {
   const object = read.object('rope_parameters') ?? read.object('rope_scaling')
   const rope = object ? readObject(read, object) : readFlat(read)
-  checkContext(read, rope)
   if (rope.ropeScalingFactor > 1) checkRange(read, rope, headDim)
   return rope
 }
@@ -33,7 +27,7 @@ function readFlat(read: ConfigReader): Rope {
     ropeScalingFactor,
     ropeNtkAlpha: read.positive('rope_ntk_alpha', 1),
     ropeNtkBeta: read.positive('rope_ntk_beta', 32),
-    maxPositionEmbeddings: read.optionalSize('max_position_embeddings') ?? initialContextLength * ropeScalingFactor,
+    maxPositionEmbeddings: readContext(read, initialContextLength, ropeScalingFactor),
   }
 }
 
@@ -41,7 +35,7 @@ function readObject(read: ConfigReader, rope: ConfigReader): Rope {
   const type = rope.value('rope_type') ?? rope.value('type')
   const plain = type === 'default'
   if (type !== 'yarn' && !plain) rope.refuse(rope.value('rope_type') === undefined ? 'type' : 'rope_type', '"yarn"')
-  const ropeScalingFactor = plain ? 1 : rope.positive('factor', Number.NaN)
+  const ropeScalingFactor = plain ? 1 : rope.positive('factor')
   // transformers takes a missing truncate as true, which moves logits by up to 8: it must be said.
   if (!plain && rope.value('truncate') !== false) rope.refuse('truncate', 'false, as gpt-oss was trained')
   for (const field of ['mscale', 'mscale_all_dim', 'partial_rotary_factor']) rope.fixed(field, 1)
@@ -55,7 +49,7 @@ function readObject(read: ConfigReader, rope: ConfigReader): Rope {
     ropeScalingFactor,
     ropeNtkAlpha: rope.positive('beta_slow', 1),
     ropeNtkBeta: rope.positive('beta_fast', 32),
-    maxPositionEmbeddings: read.optionalSize('max_position_embeddings') ?? initialContextLength * ropeScalingFactor,
+    maxPositionEmbeddings: readContext(read, initialContextLength, ropeScalingFactor),
   }
 }
 
@@ -69,25 +63,29 @@ function checkConcentration(rope: ConfigReader, factor: number): void {
 }
 
 /** Some versions of transformers take the factor from this quotient, so a config in which they differ has two meanings. */
-function checkContext(read: ConfigReader, rope: Rope): void {
-  const { maxPositionEmbeddings, initialContextLength, ropeScalingFactor } = rope
-  const expected = initialContextLength * ropeScalingFactor
-  if (maxPositionEmbeddings === expected || ropeScalingFactor <= 1) return
-  read.refuse(
+function readContext(read: ConfigReader, initialContextLength: number, factor: number): number {
+  const expected = Math.floor(initialContextLength * Math.max(1, factor))
+  const given = read.optionalSize('max_position_embeddings') ?? expected
+  if (given === expected || factor <= 1) return given
+  return read.refuse(
     'max_position_embeddings',
-    `${expected}, the initial context ${initialContextLength} times the scaling factor ${ropeScalingFactor}`,
+    `${expected}, the initial context ${initialContextLength} times the scaling factor ${factor}`,
     'put that number there; a shorter context is chosen when a model is opened',
   )
 }
 
 /** YaRN mixes frequencies between these dimensions; OpenAI's reference asks the same of them. */
 function checkRange(read: ConfigReader, rope: Rope, headDim: number): void {
-  const { low, high } = yarnRange({ ...rope, headDim })
-  const last = headDim / 2 - 1
-  if (0 < low && low < high && high < last) return
-  read.refuse(
-    'rope_theta',
-    `one with which YaRN's ramp lies inside the head, 0 < low < high < ${last}, not low ${low.toFixed(3)}, high ${high.toFixed(3)} ` +
-      `(initial context ${rope.initialContextLength}, alpha ${rope.ropeNtkAlpha}, beta ${rope.ropeNtkBeta})`,
+  const half = headDim / 2
+  const dimension = (rotations: number) =>
+    (half * Math.log(rope.initialContextLength / (rotations * 2 * Math.PI))) / Math.log(rope.ropeTheta)
+  const low = dimension(rope.ropeNtkBeta)
+  const high = dimension(rope.ropeNtkAlpha)
+  if (0 < low && low < high && high < half - 1) return
+  const { initialContextLength, ropeTheta, ropeNtkAlpha, ropeNtkBeta } = rope
+  const given = `theta ${ropeTheta}, initial context ${initialContextLength}, alpha ${ropeNtkAlpha}, beta ${ropeNtkBeta}`
+  throw new CheckpointError(
+    `${read.path} has YaRN numbers (${given}) whose ramp runs from ${low.toFixed(2)} to ${high.toFixed(2)}, ` +
+      `expected 0 < low < high < ${half - 1}: check the file, or download it again`,
   )
 }

@@ -1,4 +1,3 @@
-import { CheckpointError } from '../base/errors.ts'
 import type { JsonObject, JsonValue } from '../base/json.ts'
 import { ConfigReader } from './config-reader.ts'
 import { readRope } from './config-rope.ts'
@@ -127,6 +126,3 @@ function readEosTokenIds(read: ConfigReader): readonly number[] | undefined {
   const isId = (id: JsonValue): id is number => Number.isSafeInteger(id) && (id as number) >= 0
   return ids.every(isId) ? ids : read.refuse('eos_token_id', 'a token id, or a list of them')
 }
-
-/** Reads a config from the text of `config.json`'s object; re-exported for callers that name the error. */
-export { CheckpointError }
