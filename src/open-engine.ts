@@ -3,8 +3,10 @@ import { openCheckpoint } from './checkpoint/checkpoint.ts'
 import type { Folder } from './checkpoint/source.ts'
 import { ReferenceDevice } from './device/reference.ts'
 import { LocalEngine } from './engine/local-engine.ts'
-import { modelName, readConfig } from './model/config.ts'
+import { readConfig } from './model/config.ts'
 import { contextThatFits, planMemory } from './model/memory.ts'
+import { modelName } from './model/name.ts'
+import { checkTensors } from './model/tensors.ts'
 import { Transformer } from './model/transformer.ts'
 import { loadWeights } from './model/weights.ts'
 
@@ -26,7 +28,8 @@ export async function openEngine(options: {
   const { folder, availableMemory, onProgress } = options
   const checkpoint = await openCheckpoint(folder)
   try {
-    const config = readConfig(checkpoint.config, folder.path)
+    const config = readConfig(checkpoint.config, checkpoint.configPath)
+    checkTensors(checkpoint, config)
     const sizes = { weightBytes: checkpoint.byteLength, maxChunk, elementBytes }
     const contextLength = options.contextLength ?? contextThatFits(config, availableMemory, sizes)
     if (contextLength > config.maxPositionEmbeddings) {

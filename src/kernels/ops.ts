@@ -81,7 +81,13 @@ export interface Ops {
    * Writes each piece's keys and values into its cache, then attends causally → [T, numAttentionHeads · headDim].
    * One logit of `sinks` per head joins the softmax and gives no value.
    */
-  attention(qkv: Tensor, sinks: Tensor, pieces: readonly Piece[], caches: readonly LayerCache[], shape: AttentionShape): Tensor
+  attention(
+    qkv: Tensor,
+    sinks: Tensor,
+    pieces: readonly Piece[],
+    caches: readonly LayerCache[],
+    shape: AttentionShape,
+  ): Tensor
   /** The k largest of each row of logits [T, numExperts] (ties: the lower index), softmax over those k. */
   topK(logits: Tensor, k: number): Routing
   /** Σ over chosen experts of weight · (down(swiglu(gateUp(x))) + bias) → [T, hiddenSize]. */

@@ -6,6 +6,7 @@ import { ReferenceDevice } from '../../src/device/reference.ts'
 import type { Device, Ops } from '../../src/kernels/ops.ts'
 import type { Tensor } from '../../src/kernels/tensor.ts'
 import { readConfig } from '../../src/model/config.ts'
+import { checkTensors } from '../../src/model/tensors.ts'
 import { type Chunk, Transformer } from '../../src/model/transformer.ts'
 import { loadWeights } from '../../src/model/weights.ts'
 
@@ -48,7 +49,8 @@ function readFloats(file: Buffer): Golden['tensors'] {
 
 export async function openModel(name: string, layout: Layout, device: Device = new ReferenceDevice()) {
   const checkpoint = await openCheckpoint(await openFolder(join(folder, name, layout)))
-  const config = readConfig(checkpoint.config, checkpoint.folder.path)
+  const config = readConfig(checkpoint.config, checkpoint.configPath)
+  checkTensors(checkpoint, config)
   const weights = await loadWeights(device, checkpoint, config)
   await checkpoint.close()
   return new Transformer(device, config, weights)

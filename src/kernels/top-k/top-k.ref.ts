@@ -1,5 +1,9 @@
 /** The k largest of each row of logits [T, numExperts], ties to the lower index, and their softmax. */
-export function topK(logits: Float32Array, numExperts: number, k: number): { experts: Int32Array; weights: Float32Array } {
+export function topK(
+  logits: Float32Array,
+  numExperts: number,
+  k: number,
+): { experts: Int32Array; weights: Float32Array } {
   const numTokens = logits.length / numExperts
   const experts = new Int32Array(numTokens * k)
   const weights = new Float32Array(numTokens * k)
