@@ -7,12 +7,20 @@ export interface Patch {
   what?: string
 }
 
+export interface RunOptions {
+  /** The full count of cases. */
+  long: boolean
+  /** No more cases than find a planted bug: rows of many cases take a small part of them. */
+  quick?: boolean
+  seed: number
+}
+
 /** One row of the reliability board: a property, how often it was tried, and a bug that it must find. */
 export interface Row {
   row: number
   title: string
-  /** Runs the cases; `long` asks for the full count. Every failure is described in one line. */
-  run(options: { long: boolean; seed: number }): Promise<{ n: number; failures: string[] }>
+  /** Runs the cases. Every failure is described in one line. */
+  run(options: RunOptions): Promise<{ n: number; failures: string[] }>
   /** With any one of these bugs planted the row must report failures. */
   planted: Patch[]
 }
