@@ -45,9 +45,7 @@ async function readRow(file: string): Promise<Row> {
 /** Runs a row on the source as it is. What it throws counts as a failure. */
 export async function runRow(row: Row, options: RunOptions): Promise<{ line: Line; failures: string[] }> {
   const start = performance.now()
-  const { n, failures } = await row
-    .run({ long, seed })
-    .catch(error => ({ n: 0, failures: [String(error?.stack ?? error)] }))
+  const { n, failures } = await row.run(options).catch(error => ({ n: 0, failures: [String(error?.stack ?? error)] }))
   const seconds = Number(((performance.now() - start) / 1000).toFixed(2))
   return { line: { row: row.row, n, failures: failures.length, seconds, seed: options.seed }, failures }
 }
