@@ -38,11 +38,12 @@ export const classOfCodePoint = expand()
 
 function expand(): Uint8Array {
   const classes = new Uint8Array(numCodePoints)
-  let start = 0
-  for (const [, letter, length] of runs.matchAll(/([A-Z])([0-9a-z]*)/g)) {
-    const end = start + (length ? Number.parseInt(length, 36) : 1)
-    classes.fill(classOfLetter[letter], start, end)
-    start = end
+  let codePoint = 0
+  for (let at = 0; at < runs.length; ) {
+    const start = at++
+    while (runs[at] > 'Z' || runs[at] <= '9') at++ // a length has digits and small letters
+    const length = at > start + 1 ? Number.parseInt(runs.slice(start + 1, at), 36) : 1
+    classes.fill(classOfLetter[runs[start]], codePoint, (codePoint += length))
   }
   return classes
 }

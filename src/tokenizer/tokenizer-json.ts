@@ -32,9 +32,10 @@ export function tokenizerFromJson(json: string | TokenizerJson): Tokenizer {
       `tokenizer.json splits text by another pattern than o200k (its "pre_tokenizer" lacks ${missing}): ` +
         'only the tokenizer of gpt-oss is supported.',
     )
-  const vocabulary = unpackVocabulary(packVocabulary(readTokens(model.vocab)))
-  checkMerges(vocabulary, model)
-  return createTokenizer(vocabulary, readNames(file))
+  const ids = new Map(Object.entries(model.vocab))
+  const vocabulary = unpackVocabulary(packVocabulary(readTokens(ids)))
+  checkMerges(vocabulary, ids, model.merges)
+  return createTokenizer(vocabulary, readNames(ids, file.added_tokens ?? []))
 }
 
 function parse(text: string): TokenizerJson {
@@ -46,10 +47,10 @@ function parse(text: string): TokenizerJson {
 }
 
 /** The bytes of the ordinary tokens in the order of their ids. */
-function readTokens(vocab: Record<string, number>): Uint8Array[] {
+function readTokens(ids: ReadonlyMap<string, number>): Uint8Array[] {
   const tokens: Uint8Array[] = []
   let count = 0
-  for (const [text, id] of Object.entries(vocab)) {
+  for (const [text, id] of ids) {
     if (id >= firstSpecial) continue
     if (!Number.isInteger(id) || id < 0 || tokens[id])
       throw new CheckpointError(
@@ -76,31 +77,37 @@ for (let byte = 0, next = 0x100; byte < 256; byte++) {
 }
 
 function bytesOf(text: string): Uint8Array {
-  return Uint8Array.from(text, character => {
-    const byte = byteOfCharacter.get(character)
+  const bytes = new Uint8Array(text.length)
+  for (let at = 0; at < text.length; at++) {
+    const byte = byteOfCharacter.get(text[at])
     if (byte === undefined)
       throw new CheckpointError(
-        `tokenizer.json has the token ${JSON.stringify(text)} with ${JSON.stringify(character)}, which stands for no byte: ` +
+        `tokenizer.json has the token ${JSON.stringify(text)} with ${JSON.stringify(text[at])}, which stands for no byte: ` +
           'it is not a byte-level vocabulary.',
       )
-    return byte
-  })
+    bytes[at] = byte
+  }
+  return bytes
 }
 
 /** The merges must be what the ids say: in their order, and for every token the one pair that can come up. */
-function checkMerges({ pairs, size }: Vocabulary, { vocab, merges }: TokenizerJson['model']): void {
+function checkMerges(
+  { pairs, size }: Vocabulary,
+  ids: ReadonlyMap<string, number>,
+  merges: TokenizerJson['model']['merges'],
+): void {
   let last = 0
   let count = 0
   for (const merge of merges) {
     const [left, right] = typeof merge === 'string' ? merge.split(' ') : merge
-    const merged = vocab[left + right]
-    if (!(merged >= last))
+    const merged = ids.get(left + right)
+    if (merged === undefined || merged < last)
       throw new CheckpointError(
         `tokenizer.json merges ${JSON.stringify(left)} and ${JSON.stringify(right)} into token ${merged} after token ` +
           `${last}, expected the order of ids: only the tokenizer of gpt-oss is supported.`,
       )
     last = merged
-    if (pairs.get(vocab[left], vocab[right]) === merged) count++
+    if (pairs.get(ids.get(left) ?? 0, ids.get(right) ?? 0) === merged) count++
   }
   if (count !== size - numBytes)
     throw new CheckpointError(
@@ -108,11 +115,15 @@ function checkMerges({ pairs, size }: Vocabulary, { vocab, merges }: TokenizerJs
     )
 }
 
-function readNames({ added_tokens = [], model }: TokenizerJson): Map<string, number> {
-  const names = new Map(Object.entries(model.vocab).filter(([, id]) => id >= firstSpecial))
-  for (const { id, content } of added_tokens) names.set(content, id)
+/** Further names of special tokens. */
+function readNames(
+  ids: ReadonlyMap<string, number>,
+  added: NonNullable<TokenizerJson['added_tokens']>,
+): Map<string, number> {
+  const names = new Map(added.map(({ id, content }) => [content, id]))
+  for (const [text, id] of ids) if (id >= firstSpecial) names.set(text, id)
   for (const [name, id] of names) {
-    if (name === '' || !Number.isInteger(id) || id < firstSpecial || id >= vocabSize)
+    if (typeof name !== 'string' || name === '' || !Number.isInteger(id) || id < firstSpecial || id >= vocabSize)
       throw new CheckpointError(
         `tokenizer.json adds the token ${JSON.stringify(name)} as ${id}, expected ids from ${firstSpecial} to ` +
           `${vocabSize - 1}: the model has no row for it.`,

@@ -92,14 +92,13 @@ function findMerges(tokens: readonly Uint8Array[]): { left: Int32Array; right: I
     throw new CheckpointError('Tokens 0 to 255 are not the 256 single bytes: this is not an o200k vocabulary.')
   const byteIds = byteIdsOf(Uint8Array.from(firstBytes, token => token[0]))
   const pairs = createPairs(tokens.length)
+  const scratch = new Int32Array(256)
   for (let token = numBytes; token < tokens.length; token++) {
+    const bytes = tokens[token]
+    const ids = bytes.length <= scratch.length ? scratch : new Int32Array(bytes.length)
+    for (let at = 0; at < bytes.length; at++) ids[at] = byteIds[bytes[at]]
     const parts: number[] = []
-    mergeShort(
-      pairs,
-      Int32Array.from(tokens[token], byte => byteIds[byte]),
-      tokens[token].length,
-      parts,
-    )
+    mergeShort(pairs, ids, bytes.length, parts)
     if (parts.length !== 2)
       throw new CheckpointError(
         `Token ${token} is made of ${parts.length} earlier tokens (${parts}), expected two: this is not an o200k vocabulary.`,
