@@ -203,8 +203,8 @@ function refuseFileSize(path: string, expected: number, size: number): never {
   damaged(
     path,
     size < expected
-      ? `it has ${size} of ${expected} bytes, ${difference} are missing (an incomplete download)`
-      : `it has ${difference} bytes behind its last tensor, ${size} instead of ${expected}`,
+      ? `it has ${size} of ${expected} bytes, ${difference} fewer than its header says (an incomplete download)`
+      : `it has ${size} bytes instead of ${expected}, ${difference} behind its last tensor`,
   )
 }
 

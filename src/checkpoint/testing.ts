@@ -6,20 +6,90 @@ const encoder = new TextEncoder()
 type Pick = (n: number) => number
 
 const dataTypes: readonly (readonly [name: string, bits: number])[] = [
-  ...([['U8', 8], ['I8', 8], ['BOOL', 8], ['F8_E4M3', 8], ['BF16', 16], ['F16', 16], ['I16', 16]] as const),
-  ...([['F32', 32], ['U32', 32], ['F64', 64], ['C64', 64], ['F4', 4], ['F6_E2M3', 6]] as const),
+  ...([
+    ['U8', 8],
+    ['I8', 8],
+    ['BOOL', 8],
+    ['F8_E4M3', 8],
+    ['BF16', 16],
+    ['F16', 16],
+    ['I16', 16],
+  ] as const),
+  ...([
+    ['F32', 32],
+    ['U32', 32],
+    ['F64', 64],
+    ['C64', 64],
+    ['F4', 4],
+    ['F6_E2M3', 6],
+  ] as const),
 ]
-const names = ['a', 'b', 'block.0.attn.sinks', '__proto__', '', '\\u0061', '\\ud83d\\ude00', 'größe', '__metadata__', 'a\\"']
+const names = [
+  'a',
+  'b',
+  'block.0.attn.sinks',
+  '__proto__',
+  '',
+  '\\u0061',
+  '\\ud83d\\ude00',
+  'größe',
+  '__metadata__',
+  'a\\"',
+]
 const numbers = [
   ...['0', '1', '2', '3', '4', '7', '8', '255', '-0', '-1', '1.0', '4e0', '1e400', '007', '4294967296', '4294967297'],
   ...['9007199254740991', '9007199254740993', '2305843009213693951', '2305843009213693952', '9223372036854775808'],
   ...['18446744073709551615', '18446744073709551616', '340282366920938463463374607431768211456', 'null', '"4"', 'NaN'],
 ]
 const snippets = [
-  ...['{', '}', '[', ']', ',', ':', '"', '\\', ' ', '\n', '\t', '\f', '\0', '\u00a0', '\ufeff', 'é', '😀', 'null', 'true', '{}'],
-  ...['\\u0000', '\\ud800', '\\udc00', '\\ud83d\\ude00', '\\x', '/**/', '[]', '"x":1,', '"x":[[]],', '"x":{"y":1,"y":2},'],
-  ...['"dtype":"U8",', '"shape":[0],', '"data_offsets":[0,0],', '"__metadata__":{},', '"__metadata__":null,', '{"U8":null}'],
-  ...['"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},', '"a":["U8",[0],[0,0]],', '[['.repeat(70), '{"x":'.repeat(130)],
+  ...[
+    '{',
+    '}',
+    '[',
+    ']',
+    ',',
+    ':',
+    '"',
+    '\\',
+    ' ',
+    '\n',
+    '\t',
+    '\f',
+    '\0',
+    '\u00a0',
+    '\ufeff',
+    'é',
+    '😀',
+    'null',
+    'true',
+    '{}',
+  ],
+  ...[
+    '\\u0000',
+    '\\ud800',
+    '\\udc00',
+    '\\ud83d\\ude00',
+    '\\x',
+    '/**/',
+    '[]',
+    '"x":1,',
+    '"x":[[]],',
+    '"x":{"y":1,"y":2},',
+  ],
+  ...[
+    '"dtype":"U8",',
+    '"shape":[0],',
+    '"data_offsets":[0,0],',
+    '"__metadata__":{},',
+    '"__metadata__":null,',
+    '{"U8":null}',
+  ],
+  ...[
+    '"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},',
+    '"a":["U8",[0],[0,0]],',
+    '[['.repeat(70),
+    '{"x":'.repeat(130),
+  ],
 ]
 const bytes = [0x00, 0x1f, 0x22, 0x5c, 0x7f, 0x80, 0xbf, 0xc0, 0xe2, 0xed, 0xf4, 0xff]
 
@@ -90,7 +160,8 @@ function wholeFile(header: Uint8Array, dataBytes: number, pick: Pick): Uint8Arra
   file.set(header, 8)
   const view = new DataView(file.buffer)
   view.setUint32(0, header.length, true)
-  if (pick(16) === 0) view.setUint32(0, [0, 1, header.length + 1, header.length - 1, file.length, 0xffffffff][pick(6)], true)
+  if (pick(16) === 0)
+    view.setUint32(0, [0, 1, header.length + 1, header.length - 1, file.length, 0xffffffff][pick(6)], true)
   if (pick(64) === 0) view.setUint32(4, [1, 0x80000000, 0xffffffff][pick(3)], true)
   return pick(32) === 0 ? file.subarray(0, pick(file.length + 1)) : file
 }

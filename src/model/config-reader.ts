@@ -76,9 +76,13 @@ export class ConfigReader {
 
 /** A value as JSON, short. */
 function shown(value: JsonValue): string {
-  const plain = JSON.stringify(value, (_, inner) => {
-    if (typeof inner === 'bigint') return inner.toString()
-    return inner instanceof Map ? Object.fromEntries(inner) : inner
-  })
-  return plain.length > 100 ? `${plain.slice(0, 99)}…` : plain
+  const json = toJson(value)
+  return json.length > 100 ? `${json.slice(0, 99)}…` : json
+}
+
+function toJson(value: JsonValue): string {
+  if (typeof value === 'bigint') return value.toString()
+  if (Array.isArray(value)) return `[${value.map(toJson)}]`
+  if (!(value instanceof Map)) return JSON.stringify(value)
+  return `{${[...value].map(([key, inner]) => `${JSON.stringify(key)}:${toJson(inner)}`)}}`
 }

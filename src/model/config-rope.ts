@@ -32,9 +32,10 @@ function readFlat(read: ConfigReader): Rope {
 }
 
 function readObject(read: ConfigReader, rope: ConfigReader): Rope {
-  const type = rope.value('rope_type') ?? rope.value('type')
+  const field = rope.value('rope_type') === undefined && rope.value('type') !== undefined ? 'type' : 'rope_type'
+  const type = rope.value(field)
   const plain = type === 'default'
-  if (type !== 'yarn' && !plain) rope.refuse(rope.value('rope_type') === undefined ? 'type' : 'rope_type', '"yarn"')
+  if (type !== 'yarn' && !plain) rope.refuse(field, '"yarn"', 'tutti runs gpt-oss-20b and gpt-oss-120b')
   const ropeScalingFactor = plain ? 1 : rope.positive('factor')
   // transformers takes a missing truncate as true, which moves logits by up to 8: it must be said.
   if (!plain && rope.value('truncate') !== false) rope.refuse('truncate', 'false, as gpt-oss was trained')

@@ -38,7 +38,12 @@ export const row: Row = {
     { file, search: 'dataBegin + end !== fileBytes', replace: 'dataBegin + end > fileBytes', what: 'data may follow' },
     { file, search: 'length > maxHeaderBytes || length', replace: 'length', what: 'no limit of the header' },
     { file, search: 'BigInt(total) % 8n !== 0n', replace: 'false', what: 'numbers may end inside a byte' },
-    { file, search: 'return exact > maxUint64 ? -1 : exact', replace: 'return exact', what: 'products may be any size' },
+    {
+      file,
+      search: 'return exact > maxUint64 ? -1 : exact',
+      replace: 'return exact',
+      what: 'products may be any size',
+    },
     { file, search: 'fatal: true, ignoreBOM: true', replace: 'ignoreBOM: true', what: 'invalid UTF-8 is repaired' },
     { file, search: 'fatal: true, ignoreBOM: true', replace: 'fatal: true', what: 'a byte order mark is dropped' },
     { file, search: 'json.end()', replace: 'json.peek()', what: 'text may follow the object' },
@@ -55,7 +60,14 @@ function readVerdicts(): Verdict[] {
 }
 
 /** How our verdict differs from the expected one; undefined if it does not. */
-async function failureOf({ rule, file, spaces = 0, reference, ours, tensors = [] }: Verdict): Promise<string | undefined> {
+async function failureOf({
+  rule,
+  file,
+  spaces = 0,
+  reference,
+  ours,
+  tensors = [],
+}: Verdict): Promise<string | undefined> {
   const folder = memoryFolder({ file: withSpaces(Buffer.from(file, 'base64'), spaces) })
   const expected = ours ?? reference
   try {

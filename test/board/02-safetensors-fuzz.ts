@@ -32,7 +32,8 @@ export const row: Row = {
       const { outcome, problems } = await readMutated(bytes)
       if (outcome === 'accepted') accepted++
       for (const problem of problems) {
-        if (failures.length < maxFailures) failures.push(`file ${i}, ${Buffer.from(bytes).toString('base64')}: ${problem}`)
+        if (failures.length < maxFailures)
+          failures.push(`file ${i}, ${Buffer.from(bytes).toString('base64')}: ${problem}`)
       }
     }
     Error.stackTraceLimit = stackTraceLimit

@@ -15,33 +15,31 @@ const count = Number(process.env.TUTTI_ORACLE_COUNT ?? 1_000_000)
 
 type Tensors = [name: string, dataType: string, shape: number[], byteLength: number][]
 
-test(
-  `the verdict on ${count} damaged files is the reference's, but for repeated keys`,
-  { skip: python ? false : 'set TUTTI_ORACLE_PYTHON to a Python that has the package safetensors' },
-  async () => {
-    const random = seededRandom(2026)
-    const script = fileURLToPath(new URL('safetensors-verdicts.py', import.meta.url))
-    const oracle = spawn(python!, [script], { stdio: ['pipe', 'pipe', 'inherit'] })
-    const lines = createInterface({ input: oracle.stdout })[Symbol.asyncIterator]()
-    const batch = 500
-    let accepted = 0
-    let stricter = 0
-    for (let done = 0; done < count; done += batch) {
-      const files = Array.from({ length: batch }, () => mutatedFile(random))
-      oracle.stdin.write(files.map(file => `${Buffer.from(file).toString('base64')}\n`).join(''))
-      for (const file of files) {
-        const line = await lines.next()
-        const theirs: Tensors | string = JSON.parse(line.value)
-        const ours = await verdictOf(file)
-        if (typeof ours === 'string' && typeof theirs !== 'string' && ours.includes('is repeated')) stricter++
-        else compare(file, ours, theirs)
-        if (typeof ours !== 'string') accepted++
-      }
+test(`the verdict on ${count} damaged files is the reference's, but for repeated keys`, {
+  skip: python ? false : 'set TUTTI_ORACLE_PYTHON to a Python that has the package safetensors',
+}, async () => {
+  const random = seededRandom(2026)
+  const script = fileURLToPath(new URL('safetensors-verdicts.py', import.meta.url))
+  const oracle = spawn(python!, [script], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const lines = createInterface({ input: oracle.stdout })[Symbol.asyncIterator]()
+  const batch = 500
+  let accepted = 0
+  let stricter = 0
+  for (let done = 0; done < count; done += batch) {
+    const files = Array.from({ length: batch }, () => mutatedFile(random))
+    oracle.stdin.write(files.map(file => `${Buffer.from(file).toString('base64')}\n`).join(''))
+    for (const file of files) {
+      const line = (await lines.next()).value as string
+      const theirs: Tensors | string = JSON.parse(line)
+      const ours = await verdictOf(file)
+      if (typeof ours === 'string' && typeof theirs !== 'string' && ours.includes('is repeated')) stricter++
+      else compare(file, ours, theirs)
+      if (typeof ours !== 'string') accepted++
     }
-    oracle.stdin.end()
-    assert.ok(accepted > count / 20 && stricter > 0, `only ${accepted} accepted, ${stricter} refused for a repeated key`)
-  },
-)
+  }
+  oracle.stdin.end()
+  assert.ok(accepted > count / 20 && stricter > 0, `only ${accepted} accepted, ${stricter} refused for a repeated key`)
+})
 
 async function verdictOf(file: Uint8Array): Promise<Tensors | string> {
   try {
@@ -54,7 +52,8 @@ async function verdictOf(file: Uint8Array): Promise<Tensors | string> {
 }
 
 function compare(file: Uint8Array, ours: Tensors | string, theirs: Tensors | string): void {
-  const what = () => `${Buffer.from(file).toString('base64')}\nours: ${JSON.stringify(ours)}\ntheirs: ${JSON.stringify(theirs)}`
+  const what = () =>
+    `${Buffer.from(file).toString('base64')}\nours: ${JSON.stringify(ours)}\ntheirs: ${JSON.stringify(theirs)}`
   if (typeof ours === 'string' || typeof theirs === 'string') {
     assert.equal(typeof ours, typeof theirs, what())
     assert.ok(!theirs.toString().startsWith('crashed'), what())

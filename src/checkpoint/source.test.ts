@@ -1,0 +1,153 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promises'
+import { createServer, type RequestListener } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { openFolder as openDisk } from './source.node.ts'
+import { type Folder, memoryFolder, subfolder } from './source.ts'
+import { openFolder as openWeb } from './source.web.ts'
+
+const text = new TextEncoder()
+const files: Record<string, Uint8Array> = {
+  'config.json': text.encode('{}'),
+  'model.safetensors': text.encode('0123456789'),
+  'original/config.json': text.encode('{"original":true}'),
+}
+
+/** A server of these files that answers ranges, unless told otherwise. */
+async function serve(answer: RequestListener = answerRanges): Promise<{ url: string; close(): Promise<void> }> {
+  const server = createServer(answer).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const close = async () => {
+    server.closeAllConnections()
+    server.close()
+    await once(server, 'close')
+  }
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/models/`, close }
+}
+
+const answerRanges: RequestListener = (request, response) => {
+  const file = files[request.url!.replace('/models/', '')]
+  if (!file) return void response.writeHead(404).end()
+  const range = /bytes=(\d+)-(\d+)/.exec(request.headers.range ?? '')
+  if (!range)
+    return void response.writeHead(200, { 'content-length': file.length }).end(request.method === 'HEAD' ? '' : file)
+  const [begin, last] = [Number(range[1]), Math.min(Number(range[2]), file.length - 1)]
+  response
+    .writeHead(206, { 'content-range': `bytes ${begin}-${last}/${file.length}` })
+    .end(file.subarray(begin, last + 1))
+}
+
+describe('a folder of files', () => {
+  let disk: string
+  let server: { url: string; close(): Promise<void> }
+  before(async () => {
+    disk = await mkdtemp(join(tmpdir(), 'tutti-source-'))
+    await mkdir(join(disk, 'original'))
+    await mkdir(join(disk, '.cache'))
+    await writeFile(join(disk, '.cache', 'x.safetensors'), '')
+    await symlink('nowhere', join(disk, 'dangling.safetensors'))
+    for (const [name, bytes] of Object.entries(files)) await writeFile(join(disk, name), bytes)
+    server = await serve()
+  })
+  after(async () => {
+    await server.close()
+    await rm(disk, { recursive: true })
+  })
+
+  const kinds: [kind: string, open: () => Promise<Folder>][] = [
+    ['in memory', async () => memoryFolder(files)],
+    ['on disk', () => openDisk(disk)],
+    ['on the web', () => openWeb(server.url)],
+  ]
+  for (const [kind, open] of kinds) {
+    test(`${kind} lists, measures and reads by byte range`, async () => {
+      const folder = await open()
+      assert.deepEqual(await folder.list(), ['config.json', 'model.safetensors', 'original/config.json'])
+      assert.equal(await folder.size('model.safetensors'), 10)
+      const read = async (begin: number, end: number) =>
+        Buffer.from(await folder.read('model.safetensors', begin, end)).toString()
+      assert.deepEqual(
+        [await read(0, 10), await read(3, 5), await read(10, 10), await read(4, 4)],
+        ['0123456789', '34', '', ''],
+      )
+      const inner = subfolder(folder, 'original')
+      assert.deepEqual(await inner.list(), ['config.json'])
+      assert.equal(await inner.size('config.json'), 17)
+      assert.match(inner.path, /[^/]\/original$/)
+      await folder.close()
+    })
+
+    test(`${kind} a missing file and a range behind the end are errors with their names`, async () => {
+      const folder = await open()
+      await assert.rejects(folder.size('no.safetensors'), {
+        name: 'CheckpointError',
+        message: /has no file no\.safetensors/,
+      })
+      await assert.rejects(folder.read('model.safetensors', 8, 11), {
+        name: 'CheckpointError',
+        message: /model\.safetensors in .* has 10 bytes where byte 11 was wanted: it changed/,
+      })
+      await folder.close()
+    })
+  }
+
+  test('on disk hands out memory of its own and notices a file that was cut meanwhile', async () => {
+    const folder = await openDisk(disk)
+    const [first, second] = [await folder.read('config.json', 0, 2), await folder.read('config.json', 0, 2)]
+    first[0] = 0
+    assert.equal(second[0], 0x7b)
+    await writeFile(join(disk, 'cut'), 'abcdef')
+    await folder.read('cut', 0, 6)
+    await truncate(join(disk, 'cut'), 3)
+    await assert.rejects(folder.read('cut', 0, 6), /cut in .* has 3 bytes where byte 6 was wanted/)
+    await rm(join(disk, 'cut'))
+    await folder.close()
+  })
+
+  test('on disk a path that is none, or a file, says so', async () => {
+    await assert.rejects(openDisk(join(disk, 'no')), {
+      name: 'CheckpointError',
+      message: /no does not exist; check the path/,
+    })
+    await assert.rejects(openDisk(join(disk, 'config.json')), /config\.json is a file; give the folder that holds/)
+    await assert.rejects(openDisk(join(disk, 'config.json', 'x')), /a part of the path is a file/)
+  })
+})
+
+test('a web server without range requests, or with encoded or unmeasured files, is refused with the cure', async () => {
+  const cases: [answer: RequestListener, act: (folder: Folder) => Promise<unknown>, message: RegExp][] = [
+    [
+      (_, response) => response.writeHead(200, { 'content-length': 10 }).end('0123456789'),
+      folder => folder.read('model.safetensors', 0, 4),
+      /answered 200 to a request for bytes 0 to 4: its server must support range requests/,
+    ],
+    [
+      (_, response) => response.writeHead(206, { 'content-range': 'bytes 2-5/10' }).end('2345'),
+      folder => folder.read('model.safetensors', 0, 4),
+      /answered 206 to a request for bytes 0 to 4: its server must support range/,
+    ],
+    [
+      (_, response) => response.writeHead(206, { 'content-range': 'bytes 0-3/10' }).end('01'),
+      folder => folder.read('model.safetensors', 0, 4),
+      /has 2 bytes where byte 4 was wanted/,
+    ],
+    [
+      (_, response) => response.writeHead(200, { 'content-encoding': 'gzip', 'content-length': 5 }).end(),
+      folder => folder.size('model.safetensors'),
+      /without the size of the file; serve the files uncompressed/,
+    ],
+    [(_, response) => response.writeHead(500).end(), folder => folder.list(), /answered 500/],
+  ]
+  for (const [answer, act, message] of cases) {
+    const server = await serve(answer)
+    await assert.rejects(act(await openWeb(server.url)), { name: 'CheckpointError', message }, String(message))
+    await server.close()
+  }
+  const server = await serve()
+  await server.close()
+  await assert.rejects((await openWeb(server.url)).list(), { name: 'CheckpointError', message: /cannot be reached/ })
+})
