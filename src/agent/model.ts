@@ -1,21 +1,16 @@
 import { RequestError } from '../base/errors.ts'
 import type { Engine, EngineInfo, GenerateEvent, GenerateRequest, SamplingOptions } from '../engine/engine.ts'
-import { type Message, type ReasoningEffort, textOf, type ToolDescription } from '../harmony/message.ts'
+import type { Message, ReasoningEffort } from '../harmony/message.ts'
 import { renderForCompletion } from '../harmony/render.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { conversation, declaredTools, type Instructions } from './conversation.ts'
+import { type Fitted, fitToContext } from './history.ts'
 import { runTurn, type TurnEvent } from './turn.ts'
 
-export interface RespondOptions {
-  /** How long the model may think. Default: medium. */
-  reasoning?: ReasoningEffort
-  /** Instructions that stand above the user's. */
-  developer?: string
-  /** Functions that the model may call. A call ends the turn; the caller runs it and responds again. */
-  tools?: ToolDescription[]
-  /** `YYYY-MM-DD`, told to the model. Default: today. */
-  date?: string
-  /** At most this many tokens, reasoning included. */
+export interface RespondOptions extends Instructions {
+  /** At most this many tokens, reasoning included; by default as many as the context holds. */
   maxTokens?: number
+  /** Default: as the model expects (temperature 1); gpt-oss-nano, a demonstration, takes the likeliest token. */
   sampling?: SamplingOptions
   signal?: AbortSignal
   /** Conversations that alternate stay fast when each has a name of its own. */
@@ -38,8 +33,13 @@ export class Model {
 
   /** What a person should know of this model before trusting it; undefined for the real ones. */
   get notice(): string | undefined {
-    if (this.info.model !== 'gpt-oss-nano') return undefined
+    if (!this.#isNano) return undefined
     return 'gpt-oss-nano is a tiny demonstration model: it shows the format, knows next to nothing and is not for real use.'
+  }
+
+  /** Where this model does best when nothing is said: the tiny one thinks little and takes no chances. */
+  get defaults(): { reasoning: ReasoningEffort; temperature: number } {
+    return this.#isNano ? { reasoning: 'low', temperature: 0 } : { reasoning: 'medium', temperature: 1 }
   }
 
   /**
@@ -48,12 +48,26 @@ export class Model {
    * The `end` event holds the turn's messages: append them to the conversation to go on.
    */
   async *respond(input: string | readonly Message[], options: RespondOptions = {}): AsyncGenerator<TurnEvent> {
-    this.#requireText()
-    const { signal, session = 'default', maxTokens, sampling, tools = [] } = options
-    const messages = conversation(input, options)
+    const { signal, session = 'default', maxTokens } = options
+    const messages = this.#conversation(input, options)
     const prompt = renderForCompletion(this.tokenizer, messages, 'assistant')
-    const recipients = tools.map(tool => `functions.${tool.name}`)
+    const recipients = declaredTools(messages)
+    const temperature = options.sampling?.temperature ?? this.defaults.temperature
+    const sampling = { ...options.sampling, temperature }
     yield* runTurn(this.engine, this.tokenizer, { prompt, recipients, session, maxTokens, sampling }, { signal })
+  }
+
+  /**
+   * Shortens a conversation to what `respond` has room for with the same options: the oldest turns leave whole, a call
+   * together with its result, until an answer of `reserve` tokens fits (by default maxTokens, at most 1,024 and a quarter
+   * of the context). Throws RequestError, with both numbers, when its last turn alone does not fit.
+   */
+  fit(messages: readonly Message[], options: RespondOptions & { reserve?: number } = {}): Fitted {
+    const { contextLength } = this.info
+    const { maxTokens = Infinity, reserve = Math.min(maxTokens, 1024, Math.ceil(contextLength / 4)) } = options
+    return fitToContext(messages, { limit: contextLength, reserve }, kept =>
+      renderForCompletion(this.tokenizer, this.#conversation(kept, options), 'assistant'),
+    )
   }
 
   /** Continues token ids: no format, no text. */
@@ -74,6 +88,16 @@ export class Model {
     return this.close()
   }
 
+  get #isNano(): boolean {
+    return this.info.model === 'gpt-oss-nano'
+  }
+
+  #conversation(input: string | readonly Message[], options: Instructions): Message[] {
+    this.#requireText()
+    const { reasoning = this.defaults.reasoning } = options
+    return conversation(input, { ...options, reasoning })
+  }
+
   #requireText(): void {
     const { vocabSize } = this.info
     if (vocabSize === this.tokenizer.vocabSize) return
@@ -82,26 +106,4 @@ export class Model {
       { param: 'model' },
     )
   }
-}
-
-/** The messages of a request, headed by what its options say. */
-export function conversation(input: string | readonly Message[], options: RespondOptions = {}): Message[] {
-  const given: readonly Message[] = typeof input === 'string' ? [{ role: 'user', content: input }] : input
-  if (given.length === 0) throw new RequestError('the conversation is empty: give at least one message')
-  const { reasoning = 'medium', developer, tools = [], date = today() } = options
-  const messages: Message[] = []
-  if (!given.some(message => message.role === 'system')) {
-    messages.push(systemMessage({ reasoningEffort: reasoning, conversationStartDate: date }))
-  }
-  if (developer !== undefined || tools.length > 0) {
-    const namespaces = tools.length > 0 ? [{ name: 'functions', tools }] : null
-    messages.push({ role: 'developer', content: [{ type: 'developer', instructions: developer ?? null, tools: namespaces }] })
-  }
-  return [...messages, ...given]
-}
-
-function today(): string {
-  const now = new Date()
-  const two = (n: number) => String(n).padStart(2, '0')
-  return `${now.getFullYear()}-${two(now.getMonth() + 1)}-${two(now.getDate())}`
 }

@@ -1,6 +1,7 @@
-import type { Engine, EndReason, GenerateRequest, Usage } from '../engine/engine.ts'
-import type { Message } from '../harmony/message.ts'
-import { HarmonyParser, type Repair } from '../harmony/parser.ts'
+import type { EndReason, Engine, GenerateRequest, Usage } from '../engine/engine.ts'
+import { type Message, textOf } from '../harmony/message.ts'
+import { type Ended, HarmonyParser, type ParserEvent } from '../harmony/parser.ts'
+import type { Repair } from '../harmony/repair.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 
 /** A tool call of the model. Its arguments are the text that it wrote: JSON for functions, code for python. */
@@ -38,22 +39,65 @@ export interface TurnRequest extends Omit<GenerateRequest, 'tokens'> {
   recipients?: Iterable<string>
 }
 
-/** Generates one assistant turn and reads it as Harmony. Total: whatever the model writes gives events. */
+/**
+ * Generates one assistant turn and reads it as Harmony. Whatever the model writes gives events; it rejects only as the
+ * engine does (cancelled, refused, device lost).
+ */
 export async function* runTurn(
   engine: Engine,
   tokenizer: Tokenizer,
   { prompt, recipients, ...request }: TurnRequest,
   options: { signal?: AbortSignal } = {},
 ): AsyncGenerator<TurnEvent> {
-  const parser = new HarmonyParser(tokenizer, { role: 'assistant', recipients })
+  const parser = new HarmonyParser(tokenizer, { recipients })
+  const reader = new TurnReader()
   for await (const event of engine.generate({ ...request, tokens: prompt }, options)) {
     if (event.type === 'prefill') yield event
     else if (event.type === 'token') {
       yield event
-      yield* turnEvents(parser.push(event.token))
+      yield* reader.read(parser.push(event.token))
     } else {
-      yield* turnEvents(parser.finish())
+      yield* reader.read(parser.finish())
       yield { ...event, messages: parser.messages }
     }
   }
+}
+
+/** What the parser's events mean to whoever asked. */
+class TurnReader {
+  /** Whether the open message is one. */
+  #isCall = false;
+
+  *read(events: Iterable<ParserEvent>): Generator<TurnEvent> {
+    for (const event of events) {
+      switch (event.type) {
+        case 'header':
+          this.#isCall = event.recipient !== undefined
+          break
+        case 'delta':
+          if (!this.#isCall) yield { type: textEvent(event.channel), text: event.text }
+          break
+        case 'message':
+          if (event.message.recipient !== undefined) yield { type: 'call', call: callOf(event.message, event.ended) }
+          yield { type: 'message', message: event.message }
+          break
+        case 'repair':
+          yield event
+          break
+        default:
+          event satisfies never
+      }
+    }
+  }
+}
+
+/** Only what says that it is final is shown as an answer. */
+function textEvent(channel: string | undefined): 'analysis' | 'preamble' | 'final' {
+  if (channel === 'final') return 'final'
+  return channel === 'commentary' ? 'preamble' : 'analysis'
+}
+
+function callOf(message: Message, ended: Ended): ToolCall {
+  const { recipient = '', contentType } = message
+  return { recipient, arguments: textOf(message), contentType, complete: ended !== 'cut' }
 }

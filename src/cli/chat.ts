@@ -1,0 +1,153 @@
+import type { Model } from '../agent/model.ts'
+import { RequestError } from '../base/errors.ts'
+import type { ReasoningEffort } from '../harmony/message.ts'
+import { AnswerPrinter, count } from './answer-printer.ts'
+import { defineCommand, exitCodes, type Shell } from './command.ts'
+import { Dialogue } from './dialogue.ts'
+import { LineReader } from './line-reader.ts'
+import { interruptible, loadModel, type ModelValues, modelOptions, respondOptions } from './model-options.ts'
+import { dim, readLines } from './terminal.ts'
+
+export const chat = defineCommand({
+  name: 'chat',
+  summary: 'talk in the terminal',
+  argument: '[PROMPT]',
+  about: [
+    'Talks with a model, one turn after the other. With a PROMPT it answers that and ends; when its input is no ' +
+      'terminal, each line of it is a turn. Answers go to stdout, all else to stderr.',
+    'At the prompt the arrow keys bring back what you typed, Ctrl-C stops an answer, Ctrl-D leaves, and lines pasted ' +
+      'at once are one message. /help lists the commands. When a conversation outgrows the context, its oldest turns ' +
+      'leave whole, and the chat says so.',
+  ],
+  options: modelOptions,
+  examples: [
+    ['tutti chat', 'talks with nano, the embedded demonstration model'],
+    ['tutti chat "What is MXFP4?"', 'answers and ends'],
+    ['tutti chat --model=models/gpt-oss-20b --reasoning=high --show-reasoning', 'thinks long, where you can see it'],
+    ['tutti chat --developer="Always answer in uppercase."', 'sets a rule that outranks yours'],
+    ['tutti chat --raw', 'shows the Harmony that the model writes'],
+  ],
+  async run({ values, positionals }, shell) {
+    await using model = await loadModel(values, shell)
+    const talk = new Talk(model, values, shell)
+    if (positionals.length > 0) return await talk.answerOnce(positionals.join(' '))
+    return shell.stdin.isTTY ? await talk.converse() : await talk.answerLines()
+  },
+})
+
+/** A chat with its printer: one prompt, the lines of a pipe, or a person at a terminal. */
+class Talk {
+  readonly #model: Model
+  readonly #shell: Shell
+  readonly #printer: AnswerPrinter
+  readonly #dialogue: Dialogue
+
+  constructor(model: Model, values: ModelValues, shell: Shell) {
+    this.#model = model
+    this.#shell = shell
+    const { 'show-reasoning': showReasoning, raw, 'max-tokens': maxTokens } = values
+    this.#printer = new AnswerPrinter(shell, model, { showReasoning, raw, maxTokens })
+    this.#dialogue = new Dialogue(model, respondOptions(values), turns =>
+      this.#printer.note(
+        `the context of ${count(model.info.contextLength)} tokens is full: the oldest ` +
+          `${turns === 1 ? 'turn' : `${turns} turns`} left the conversation`,
+      ),
+    )
+  }
+
+  async answerOnce(prompt: string): Promise<number> {
+    this.#say(this.#model.notice)
+    return (await this.#answer(prompt)) ? exitCodes.success : exitCodes.interrupted
+  }
+
+  async answerLines(): Promise<number> {
+    this.#say(this.#model.notice)
+    for await (const line of readLines(this.#shell.stdin)) {
+      if (line.trim() !== '' && !(await this.#answer(line))) return exitCodes.interrupted
+    }
+    return exitCodes.success
+  }
+
+  async converse(): Promise<number> {
+    const { model, device, contextLength } = this.#model.info
+    this.#say(`${model} on the ${device} device, context ${count(contextLength)} tokens, reasoning ${this.#reasoning}`)
+    this.#say(this.#model.notice)
+    this.#say('/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves')
+    const reader = new LineReader(this.#shell.stdin, this.#shell.stderr)
+    for (let interrupts = 0; interrupts < 2; ) {
+      const entry = await reader.read('> ')
+      if (entry.type === 'end') break
+      if (entry.type === 'interrupt') {
+        if (++interrupts === 1) this.#say('Ctrl-C again leaves, and so does Ctrl-D')
+        continue
+      }
+      interrupts = 0
+      if ((await this.#obey(entry.text)) === 'quit') break
+    }
+    return exitCodes.success
+  }
+
+  /** An entry at the prompt: a command of the chat, or a turn. */
+  async #obey(text: string): Promise<'quit' | undefined> {
+    const [, command, argument] = /^\/(\w+)(?:\s+(.*))?\s*$/.exec(text) ?? []
+    switch (command) {
+      case undefined:
+        if (text.trim() !== '') await this.#turn(text)
+        return
+      case 'quit':
+      case 'exit':
+        return 'quit'
+      case 'reset':
+        this.#dialogue.reset()
+        return this.#say('a new conversation begins')
+      case 'reasoning':
+        return this.#setReasoning(argument)
+      case 'help':
+        return this.#say(chatHelp)
+      default:
+        return this.#say(`there is no command /${command}; /help lists them`)
+    }
+  }
+
+  /** One turn of a conversation, which goes on whatever becomes of it. */
+  async #turn(text: string): Promise<void> {
+    try {
+      if (!(await this.#answer(text))) this.#printer.note('stopped')
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error
+      this.#printer.finish()
+      this.#shell.stderr.write(`${error.message}\n`)
+    }
+  }
+
+  /** False if Ctrl-C stopped it. */
+  async #answer(text: string): Promise<boolean> {
+    const finished = await interruptible(this.#shell, async signal => {
+      for await (const event of this.#dialogue.ask(text, signal)) this.#printer.print(event)
+    })
+    if (!finished) this.#printer.finish()
+    return finished
+  }
+
+  #setReasoning(effort: string | undefined): undefined {
+    const known = (['low', 'medium', 'high'] as const).find(word => word === effort)
+    if (known) this.#dialogue.options = { ...this.#dialogue.options, reasoning: known }
+    this.#say(known ? `reasoning ${known}` : `reasoning is ${this.#reasoning}; say /reasoning low, medium or high`)
+  }
+
+  get #reasoning(): ReasoningEffort {
+    return this.#dialogue.options.reasoning ?? this.#model.defaults.reasoning
+  }
+
+  #say(text: string | undefined): undefined {
+    const { stderr } = this.#shell
+    if (text !== undefined) stderr.write(`${dim(text, stderr)}\n`)
+  }
+}
+
+const chatHelp = [
+  '/reasoning low|medium|high   how long the model may think from now on',
+  '/reset                       begin a new conversation',
+  '/quit                        leave (as Ctrl-D does)',
+  '/help                        this list',
+].join('\n')

@@ -1,0 +1,53 @@
+import type { Model, RespondOptions } from '../agent/model.ts'
+import type { Shell } from './command.ts'
+import { decimal, flag, oneOf, text, type Values, wholeNumber } from './options.ts'
+import { StatusLine } from './terminal.ts'
+
+/** What chat and generate have in common. */
+export const modelOptions = {
+  model: text('NAME', 'nano (default, embedded), or the folder of a gpt-oss checkpoint'),
+  reasoning: oneOf(['low', 'medium', 'high'], 'how long the model may think: default medium, for nano low'),
+  developer: text('TEXT', 'instructions that outrank the prompt'),
+  context: wholeNumber(1, 'tokens of prompt and answer together: default what model and memory allow'),
+  'max-tokens': wholeNumber(1, 'at most so many tokens an answer, reasoning included: default what the context holds'),
+  temperature: decimal('0 takes the likeliest token, 1 draws as the model expects: default 1, for nano 0'),
+  seed: wholeNumber(0, 'same seed, same answer: default another one each time'),
+  'show-reasoning': flag('print the chain of thought and repairs of the format, to stderr'),
+  raw: flag('print the tokens of the answer as they come, control tokens in full'),
+}
+
+export type ModelValues = Values<typeof modelOptions>
+
+/** Loads the model that the options name, with progress on a terminal. */
+export async function loadModel(values: ModelValues, shell: Shell): Promise<Model> {
+  const { model = 'nano', context: contextLength } = values
+  const status = new StatusLine(shell.stderr)
+  const onProgress = (done: number, total: number) =>
+    status.show(`loading ${model}: ${Math.floor((100 * done) / total)} %`)
+  try {
+    return await shell.load(model, { contextLength, onProgress })
+  } finally {
+    status.clear()
+  }
+}
+
+/** What the options say of each answer. */
+export function respondOptions(values: ModelValues): RespondOptions {
+  const { reasoning, developer, temperature, seed } = values
+  return { reasoning, developer, maxTokens: values['max-tokens'], sampling: { temperature, seed } }
+}
+
+/** Runs `answer` with a signal that Ctrl-C aborts; resolves to false if it did. */
+export async function interruptible(shell: Shell, answer: (signal: AbortSignal) => Promise<void>): Promise<boolean> {
+  const controller = new AbortController()
+  const release = shell.onInterrupt(() => controller.abort())
+  try {
+    await answer(controller.signal)
+    return true
+  } catch (error) {
+    if (controller.signal.aborted && error === controller.signal.reason) return false
+    throw error
+  } finally {
+    release()
+  }
+}
