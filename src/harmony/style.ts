@@ -1,0 +1,44 @@
+/** How text from outside is shown: as the reference pastes it, or so that it cannot break out. */
+import { type Json, readJson } from './json.ts'
+import type { JsonSchemaSource } from './message.ts'
+import { checkHeaderPart, checkToolName } from './names.ts'
+import { readSchema } from './schema.ts'
+import { printSchema, rawQuoting, safeQuoting } from './schema-print.ts'
+import { readReferenceSchema } from './schema-reference.ts'
+import { everyLineOf, linesOf, oneLine } from './text-lines.ts'
+
+export interface Style {
+  /** The lines of a description, for comments. */
+  lines(text: string): string[]
+  /** Text that shares a line with words of ours. */
+  inLine(text: string): string
+  /** The lines of a namespace that has no tools and so no comment to stand in. */
+  bareLines(text: string): string[]
+  checkToolName(name: string, what: string): void
+  checkHeaderPart(value: string, what: string): void
+  schema(source: JsonSchemaSource, param: string): string
+}
+
+/** As openai-harmony 0.0.8 does, including what breaks. */
+export const referenceStyle: Style = {
+  lines: linesOf,
+  inLine: text => text,
+  bareLines: linesOf,
+  checkToolName: () => {},
+  checkHeaderPart: () => {},
+  schema: (source, param) => printSchema(readReferenceSchema(read(source, param)), rawQuoting),
+}
+
+/** The same for harmless text; names that could forge are refused, other text is kept in its place. */
+export const safeStyle: Style = {
+  lines: everyLineOf,
+  inLine: oneLine,
+  bareLines: text => everyLineOf(text).map(line => `// ${line}`),
+  checkToolName,
+  checkHeaderPart,
+  schema: (source, param) => printSchema(readSchema(read(source, param), param), safeQuoting),
+}
+
+function read(source: JsonSchemaSource, param: string): Json {
+  return readJson(source, param)
+}
