@@ -1,12 +1,17 @@
 import { DeviceError, RequestError } from '../base/errors.ts'
 import type { Transformer } from '../model/transformer.ts'
-import type { EndReason, Engine, EngineInfo, GenerateEvent, GenerateRequest } from './engine.ts'
+import type { EndReason, Engine, EngineInfo, GenerateEvent, GenerateRequest, Usage } from './engine.ts'
+import { eventStream } from './event-stream.ts'
 import { createMask } from './mask.ts'
+import { checkRequest } from './request.ts'
 import { Sampler } from './sampler.ts'
-import { Session, type SyncProgress, type SyncResult } from './session.ts'
+import { Session, type ShouldStop, type SyncResult } from './session.ts'
 
 /** `<|return|>`, `<|call|>` and `<|endoftext|>` end an assistant's turn. */
 const defaultStopTokens = [200002, 200012, 199999]
+
+/** An engine in this thread lets the thread's other work run at least this often, but for the time that a layer takes. */
+const pauseEveryMs = 10
 
 export interface LocalEngineOptions extends Omit<EngineInfo, 'vocabSize'> {
   /** Tokens a forward pass takes at most; also the grain of progress. */
@@ -15,14 +20,19 @@ export interface LocalEngineOptions extends Omit<EngineInfo, 'vocabSize'> {
   maxSessions?: number
 }
 
-/** The engine in this thread: one request at a time, in the order they came. */
+type Emit = (event: GenerateEvent) => void
+
+/**
+ * The engine in this thread: one request at a time, in the order they came. All sessions together hold at most
+ * `contextLength` tokens, the memory that was planned: while one grows, those used longest ago leave.
+ */
 export class LocalEngine implements Engine {
   readonly info: EngineInfo
   readonly #model: Transformer
   readonly #maxChunk: number
   readonly #maxSessions: number
   readonly #sessions = new Map<string, Session>() // least recently used first
-  #turn: Promise<void> = Promise.resolve()
+  #lastTurn: Promise<void> = Promise.resolve()
   #closed = false
 
   constructor(model: Transformer, options: LocalEngineOptions) {
@@ -33,101 +43,126 @@ export class LocalEngine implements Engine {
     this.info = { ...info, vocabSize: model.config.vocabSize }
   }
 
-  generate(request: GenerateRequest, options: { signal?: AbortSignal } = {}): AsyncGenerator<GenerateEvent> {
-    const { signal } = options
-    return this.run(request, { shouldStop: () => signal?.aborted === true, reason: () => signal?.reason })
+  generate(request: GenerateRequest, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<GenerateEvent> {
+    return eventStream(queue => {
+      checkRequest(request, this.info)
+      let stopped = false
+      const pass = this.run(
+        request,
+        event => queue.push(event),
+        withPauses(() => stopped),
+      )
+      pass.then(
+        () => queue.end(),
+        error => queue.fail(error),
+      )
+      return () => void (stopped = true)
+    }, signal)
   }
 
-  /** `generate` for callers that have no AbortSignal: `shouldStop` is asked between layers, `reason` is thrown. */
-  async *run(
-    request: GenerateRequest,
-    stop: { shouldStop: () => boolean; reason: () => unknown },
-  ): AsyncGenerator<GenerateEvent> {
-    const shouldStop = () => stop.shouldStop() || this.#closed
-    const { promise: done, resolve: release } = Promise.withResolvers<void>()
-    const before = this.#turn
-    this.#turn = before.then(() => done)
+  /**
+   * `generate` with its events given to `emit` as they happen. Resolves early, without an `end` event, where `shouldStop`
+   * said so. The request has been checked.
+   */
+  async run(request: GenerateRequest, emit: Emit, shouldStop: ShouldStop): Promise<void> {
+    const { promise, resolve: leave } = Promise.withResolvers<void>()
+    const before = this.#lastTurn
+    this.#lastTurn = promise
+    await before
     try {
-      await before
-      if (stop.shouldStop()) throw stop.reason()
-      if (this.#closed) throw closedError()
-      for await (const event of this.#answer(request, shouldStop)) yield event
-      if (this.#closed) throw closedError()
-    } catch (error) {
-      if (error === interrupted) throw this.#closed ? closedError() : stop.reason()
-      throw error
+      if (!this.#closed) await this.#answer(request, emit, () => this.#closed || shouldStop())
+      if (this.#closed) throw new DeviceError('the model was closed: load it again')
     } finally {
-      release()
+      leave()
     }
   }
 
-  async *#answer(request: GenerateRequest, shouldStop: () => boolean): AsyncGenerator<GenerateEvent> {
+  async #answer(request: GenerateRequest, emit: Emit, shouldStop: ShouldStop): Promise<void> {
+    if (await shouldStop()) return
     const { tokens, session: name, mask, stopTokens = defaultStopTokens } = request
-    const sampler = new Sampler(request.sampling, mask && createMask(mask, this.info.vocabSize))
-    const room = this.#roomFor(request)
+    const { vocabSize, contextLength } = this.info
+    const sampler = new Sampler(request.sampling ?? {}, vocabSize, mask && createMask(mask, vocabSize))
+    const room = Math.min(request.maxTokens ?? Infinity, contextLength - tokens.length)
     const session = this.#open(name)
     try {
-      const { reused, finished } = yield* prefill(session.advance(tokens, shouldStop))
-      if (!finished) throw interrupted
-      let completionTokens = 0
-      const end = (reason: EndReason): GenerateEvent => {
-        return { type: 'end', reason, usage: { promptTokens: tokens.length, cachedTokens: reused, completionTokens } }
-      }
-      while (completionTokens < room) {
+      const { reused, finished } = await this.#prefill(session, tokens, emit, shouldStop)
+      if (!finished) return
+      const usage: Usage = { promptTokens: tokens.length, cachedTokens: reused, completionTokens: 0 }
+      const end = (reason: EndReason) => emit({ type: 'end', reason, usage })
+      while (usage.completionTokens < room) {
         const sampled = sampler.sample(session.logits!)
-        completionTokens++
-        yield { type: 'token', ...sampled }
-        if (stopTokens.includes(sampled.token)) return yield end('stop')
-        if (completionTokens < room && !(await session.step(sampled.token, shouldStop))) throw interrupted
+        usage.completionTokens++
+        emit({ type: 'token', ...sampled })
+        if (stopTokens.includes(sampled.token)) return end('stop')
+        if (usage.completionTokens === room) break
+        if (!(await session.step(sampled.token, shouldStop))) return
+        this.#makeRoom(session)
       }
-      yield end('length')
+      end('length')
+    } catch (error) {
+      // Whatever failed may have left anything in the caches; a refusal leaves them as they were.
+      if (name !== undefined && !(error instanceof RequestError)) this.#drop(name, session)
+      throw error
     } finally {
       if (name === undefined) session[Symbol.dispose]()
     }
   }
 
-  /** How many tokens may be generated. */
-  #roomFor({ tokens, maxTokens = Infinity }: GenerateRequest): number {
-    if (!(maxTokens >= 0)) {
-      throw new RequestError(`maxTokens is ${maxTokens}; it must be a number from 0 on`, { param: 'maxTokens' })
+  async #prefill(session: Session, tokens: readonly number[], emit: Emit, shouldStop: ShouldStop): Promise<SyncResult> {
+    const steps = session.advance(tokens, shouldStop)
+    for (;;) {
+      const { done, value } = await steps.next()
+      if (done) return value
+      this.#makeRoom(session)
+      emit({ type: 'prefill', cached: value.reused, done: value.done, total: value.total })
     }
-    return Math.min(maxTokens, this.info.contextLength - tokens.length)
   }
 
+  /** The session of this name, made if there is none, as the one used last. */
   #open(name: string | undefined): Session {
     const { contextLength } = this.info
-    if (name === undefined) return new Session(this.#model, { contextLength, maxChunk: this.#maxChunk })
-    const session = this.#sessions.get(name) ?? new Session(this.#model, { contextLength, maxChunk: this.#maxChunk })
-    this.#sessions.delete(name)
-    this.#sessions.set(name, session)
-    for (const [oldest, old] of this.#sessions) {
-      if (this.#sessions.size <= this.#maxSessions) break
-      this.#sessions.delete(oldest)
-      old[Symbol.dispose]()
+    const known = name === undefined ? undefined : this.#sessions.get(name)
+    const session = known ?? new Session(this.#model, { contextLength, maxChunk: this.#maxChunk })
+    if (name !== undefined) {
+      this.#sessions.delete(name)
+      this.#sessions.set(name, session)
     }
+    this.#makeRoom(session)
     return session
+  }
+
+  /** Lets sessions go, those used longest ago first, until all fit beside the one in use. */
+  #makeRoom(used: Session): void {
+    let numTokens = used.tokens.length
+    for (const session of this.#sessions.values()) if (session !== used) numTokens += session.tokens.length
+    for (const [name, session] of this.#sessions) {
+      if (this.#sessions.size <= this.#maxSessions && numTokens <= this.info.contextLength) return
+      if (session === used) continue
+      numTokens -= session.tokens.length
+      this.#drop(name, session)
+    }
+  }
+
+  #drop(name: string, session: Session): void {
+    this.#sessions.delete(name)
+    session[Symbol.dispose]()
   }
 
   async close(): Promise<void> {
     this.#closed = true
-    await this.#turn
-    for (const session of this.#sessions.values()) session[Symbol.dispose]()
-    this.#sessions.clear()
+    await this.#lastTurn
+    for (const [name, session] of this.#sessions) this.#drop(name, session)
     this.#model.close()
   }
 }
 
-async function* prefill(
-  steps: AsyncGenerator<SyncProgress, SyncResult>,
-): AsyncGenerator<GenerateEvent, SyncResult, undefined> {
-  for (;;) {
-    const { done, value } = await steps.next()
-    if (done) return value
-    yield { type: 'prefill', cached: value.reused, done: value.done, total: value.total }
+/** A `ShouldStop` that now and then lets the event loop turn, or no caller in this thread could ever ask to stop. */
+function withPauses(isStopped: () => boolean): ShouldStop {
+  let resumed = performance.now()
+  return async () => {
+    if (performance.now() - resumed < pauseEveryMs) return isStopped()
+    await new Promise<void>(resolve => setTimeout(resolve))
+    resumed = performance.now()
+    return isStopped()
   }
 }
-
-/** Thrown where a forward pass was stopped; becomes the caller's own reason. */
-const interrupted = Symbol('interrupted')
-
-const closedError = () => new DeviceError('the model was closed: load it again')

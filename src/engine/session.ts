@@ -1,8 +1,11 @@
-import { RequestError } from '../base/errors.ts'
 import type { KvCache } from '../model/kv-cache.ts'
 import type { Transformer } from '../model/transformer.ts'
+import { checkTokens } from './request.ts'
 
-/** `done` of the `total` tokens that have to run have run; `reused` before them were held already. */
+/** Asked between the layers of a forward pass; true ends it there. May wait before it answers. */
+export type ShouldStop = () => boolean | Promise<boolean>
+
+/** `done` of the `total` tokens that have to run have run; `reused` were held already. */
 export interface SyncProgress {
   reused: number
   done: number
@@ -12,25 +15,25 @@ export interface SyncProgress {
 export interface SyncResult {
   /** Tokens at the beginning whose caches were used as they were. */
   reused: number
-  /** Tokens that ran through the model, those included that only rebuilt a window. */
+  /** Tokens that ran through the model; more than the new ones where windows had to be run again. */
   ran: number
   /** False when `shouldStop` ended it: the session then holds a shorter prefix. */
   finished: boolean
 }
 
-/** One timeline of tokens and what the model remembers of it. */
+/** One timeline of tokens and what the model remembers of it. One caller at a time. */
 export class Session {
-  readonly contextLength: number
+  readonly #limits: { vocabSize: number; contextLength: number }
   readonly #model: Transformer
   readonly #cache: KvCache
   readonly #maxChunk: number
-  #tokens: number[] = []
+  readonly #tokens: number[] = []
   #logits: Float32Array | undefined
 
-  /** `maxChunk`: tokens a forward pass takes at most, and how finely a prefill can be watched. */
+  /** `maxChunk`: tokens that a forward pass takes at most, which is how finely a prefill can be watched. */
   constructor(model: Transformer, options: { contextLength: number; maxChunk: number }) {
     this.#model = model
-    this.contextLength = options.contextLength
+    this.#limits = { vocabSize: model.config.vocabSize, contextLength: options.contextLength }
     this.#maxChunk = options.maxChunk
     this.#cache = model.newCache(options.maxChunk)
   }
@@ -46,52 +49,32 @@ export class Session {
   }
 
   /**
-   * Makes the session hold exactly `tokens` (at least one), running what it does not share with them. `shouldStop` is
-   * asked between layers; true ends it there, with a shorter prefix held.
+   * Makes the session hold exactly `tokens` (at least one), running what it does not share with them. Throws RequestError
+   * for tokens that the model has not, or more than the context holds.
    */
-  async sync(tokens: readonly number[], shouldStop?: () => boolean): Promise<SyncResult> {
-    const steps = this.advance(tokens, shouldStop)
-    for (;;) {
-      const { done, value } = await steps.next()
-      if (done) return value
-    }
+  async sync(tokens: readonly number[], shouldStop?: ShouldStop): Promise<SyncResult> {
+    return finished(this.advance(tokens, shouldStop))
   }
 
   /** Appends one token. False when `shouldStop` ended it. */
-  async step(token: number, shouldStop?: () => boolean): Promise<boolean> {
-    return (await this.sync([...this.#tokens, token], shouldStop)).finished
+  async step(token: number, shouldStop?: ShouldStop): Promise<boolean> {
+    checkTokens([token], this.#limits, this.#tokens.length)
+    return (await finished(this.#extend([token], shouldStop))).finished
   }
 
   /** `sync`, with a report before the first and after each chunk. */
-  async *advance(tokens: readonly number[], shouldStop?: () => boolean): AsyncGenerator<SyncProgress, SyncResult> {
-    this.#check(tokens)
+  async *advance(tokens: readonly number[], shouldStop?: ShouldStop): AsyncGenerator<SyncProgress, SyncResult> {
+    checkTokens(tokens, this.#limits)
     const common = commonPrefix(this.#tokens, tokens)
-    if (common === tokens.length && common === this.#tokens.length && this.#logits) {
-      return { reused: common, ran: 0, finished: true }
-    }
-    // The last token runs in any case: nothing else gives its logits.
-    const reused = Math.min(common, tokens.length - 1)
-    this.rewind(reused)
-    this.#logits = undefined
-    const start = this.#cache.rewind(reused)
-    const total = tokens.length - start
-    yield { reused, done: 0, total }
-    for (let at = start; at < tokens.length; at += this.#maxChunk) {
-      const end = Math.min(at + this.#maxChunk, tokens.length)
-      const logits = end === tokens.length ? 'last' : 'none'
-      const pass = this.#model.forward([{ cache: this.#cache, tokens: tokens.slice(at, end), start: at, logits }])
-      const result = await finish(pass, shouldStop)
-      if (!result) return { reused, ran: at - start, finished: false }
-      for (let i = this.#tokens.length; i < end; i++) this.#tokens.push(tokens[i])
-      if (logits === 'last') this.#logits = result
-      yield { reused, done: end - start, total }
-    }
-    return { reused, ran: total, finished: true }
+    const ready = common === tokens.length && common === this.#tokens.length && this.#logits
+    // Without logits the last token runs in any case: nothing else gives them.
+    this.rewind(ready ? common : Math.min(common, tokens.length - 1))
+    return yield* this.#extend(tokens.slice(this.#tokens.length), shouldStop)
   }
 
   /** Forgets everything from `position` on. */
   rewind(position: number): void {
-    if (position > this.#tokens.length) {
+    if (!(Number.isInteger(position) && position >= 0 && position <= this.#tokens.length)) {
       throw new RangeError(`cannot rewind to ${position}: the session holds ${this.#tokens.length} tokens`)
     }
     if (position === this.#tokens.length) return
@@ -99,39 +82,59 @@ export class Session {
     this.#logits = undefined
   }
 
+  /** Runs `added` behind the tokens held, and before them what the windows need. */
+  async *#extend(added: readonly number[], shouldStop?: ShouldStop): AsyncGenerator<SyncProgress, SyncResult> {
+    const reused = this.#tokens.length
+    if (added.length === 0) {
+      yield { reused, done: 0, total: 0 }
+      return { reused, ran: 0, finished: true }
+    }
+    this.#logits = undefined
+    const start = this.#cache.rewind(reused)
+    const upcoming = [...this.#tokens.slice(start), ...added]
+    const total = upcoming.length
+    yield { reused, done: 0, total }
+    for (let done = 0; done < total; ) {
+      const chunk = upcoming.slice(done, done + this.#maxChunk)
+      const logits = await this.#run(chunk, start + done, done + chunk.length === total, shouldStop)
+      if (!logits) return { reused, ran: done, finished: false }
+      done += chunk.length
+      this.#tokens.push(...upcoming.slice(this.#tokens.length - start, done))
+      if (done === total) this.#logits = logits
+      yield { reused, done, total }
+    }
+    return { reused, ran: total, finished: true }
+  }
+
+  /** Runs a chunk to its end, or abandons it between two layers and gives nothing. */
+  async #run(
+    tokens: readonly number[],
+    start: number,
+    isLast: boolean,
+    shouldStop?: ShouldStop,
+  ): Promise<Float32Array | undefined> {
+    const pass = this.#model.forward([{ cache: this.#cache, tokens, start, logits: isLast ? 'last' : 'none' }])
+    try {
+      for (;;) {
+        const stop = shouldStop?.() ?? false
+        if (stop === true || (stop !== false && (await stop))) return undefined
+        const { done, value } = pass.next()
+        if (done) return await value
+      }
+    } finally {
+      pass.return(Promise.resolve(new Float32Array(0))) // frees what an abandoned pass holds
+    }
+  }
+
+  /** Frees the caches; nothing can run afterwards. */
   [Symbol.dispose](): void {
     this.#cache.dispose()
   }
-
-  #check(tokens: readonly number[]): void {
-    if (tokens.length === 0) throw new RequestError('no tokens: a prompt has at least one', { param: 'tokens' })
-    if (tokens.length > this.contextLength) {
-      throw new RequestError(
-        `${tokens.length} tokens do not fit the context of ${this.contextLength}: shorten the prompt or raise the context`,
-        { param: 'tokens' },
-      )
-    }
-    const { vocabSize } = this.#model.config
-    const wrong = tokens.findIndex(id => !Number.isInteger(id) || id < 0 || id >= vocabSize)
-    if (wrong >= 0) {
-      throw new RequestError(`token ${wrong} is ${tokens[wrong]}; the model's ids run from 0 to ${vocabSize - 1}`, {
-        param: 'tokens',
-      })
-    }
-  }
 }
 
-/** Runs a pass to its end and gives its logits, or abandons it between two layers and gives nothing. */
-async function finish(
-  pass: Generator<number, Promise<Float32Array>>,
-  shouldStop?: () => boolean,
-): Promise<Float32Array | undefined> {
+async function finished(steps: AsyncGenerator<SyncProgress, SyncResult>): Promise<SyncResult> {
   for (;;) {
-    if (shouldStop?.()) {
-      pass.return(Promise.resolve(new Float32Array(0)))
-      return undefined
-    }
-    const { done, value } = pass.next()
+    const { done, value } = await steps.next()
     if (done) return value
   }
 }

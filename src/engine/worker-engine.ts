@@ -1,33 +1,35 @@
-import { AsyncQueue } from '../base/async-queue.ts'
-import { DeviceError } from '../base/errors.ts'
+import type { AsyncQueue } from '../base/async-queue.ts'
+import { DeviceError, RequestError } from '../base/errors.ts'
 import type { Engine, EngineInfo, GenerateEvent, GenerateRequest } from './engine.ts'
-import { type FromWorker, fromPlain, type WorkerPort } from './worker-protocol.ts'
+import { eventStream } from './event-stream.ts'
+import { checkRequest } from './request.ts'
+import { type FromWorker, fromPlain, type ToWorker, type WorkerPort } from './worker-protocol.ts'
 
 /** An engine that runs in a worker, so that a busy model never stalls this thread. */
 export class WorkerEngine implements Engine {
   readonly info: EngineInfo
   readonly #port: WorkerPort
-  readonly #calls = new Map<number, { queue: AsyncQueue<GenerateEvent>; stop: Int32Array }>()
+  readonly #calls = new Map<number, AsyncQueue<GenerateEvent>>()
   #nextId = 0
   #dead: DeviceError | undefined
 
-  /** Waits until the worker has loaded its model; rejects with what kept it from doing so. */
+  /** Waits until the worker has loaded its model; rejects with what kept it from doing so, and ends the worker then. */
   static async start(port: WorkerPort, onLoading?: (done: number, total: number) => void): Promise<WorkerEngine> {
     const { promise, resolve, reject } = Promise.withResolvers<WorkerEngine>()
     let engine: WorkerEngine | undefined
-    port.listen(
-      message => {
-        if (message.type === 'loading') onLoading?.(message.done, message.total)
-        else if (message.type === 'ready') resolve((engine = new WorkerEngine(port, message.info)))
-        else if (message.type === 'failed') reject(fromPlain(message.error))
-        else engine?.#receive(message)
-      },
-      cause => {
-        const error = new DeviceError(`the worker that runs the model died: ${cause}; load the model again`, { cause })
-        reject(error)
-        engine?.#die(error)
-      },
-    )
+    const onMessage = (message: FromWorker) => {
+      if (message.type === 'loading') onLoading?.(message.done, message.total)
+      else if (message.type === 'failed') reject(fromPlain(message.error))
+      else if (message.type === 'ready') resolve((engine = new WorkerEngine(port, message.info)))
+      else engine!.#receive(message)
+    }
+    const onDeath = (cause: unknown) => {
+      const error = new DeviceError(`the worker that runs the model died (${cause}): load the model again`, { cause })
+      reject(error)
+      if (engine) engine.#die(error)
+      void port.terminate() // it may only have become unintelligible
+    }
+    port.listen(onMessage, onDeath)
     try {
       return await promise
     } catch (error) {
@@ -43,47 +45,56 @@ export class WorkerEngine implements Engine {
     this.info = info
   }
 
-  async *generate(request: GenerateRequest, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<GenerateEvent> {
-    signal?.throwIfAborted()
-    if (this.#dead) throw this.#dead
-    const id = this.#nextId++
-    const shared = new SharedArrayBuffer(4)
-    const stop = new Int32Array(shared)
-    const queue = new AsyncQueue<GenerateEvent>()
-    const onAbort = () => void Atomics.store(stop, 0, 1)
-    signal?.addEventListener('abort', onAbort)
-    this.#calls.set(id, { queue, stop })
-    this.#port.hold(true)
-    try {
-      this.#port.post({ type: 'generate', id, request, stop: shared })
-      for (;;) {
-        const { done, value } = await queue.next()
-        if (done) throw signal?.reason // the worker has stopped
-        yield value
-        if (value.type === 'end') return
+  generate(request: GenerateRequest, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<GenerateEvent> {
+    return eventStream(queue => {
+      if (this.#dead) throw this.#dead
+      checkRequest(request, this.info)
+      const id = this.#nextId++
+      const stop = new SharedArrayBuffer(4)
+      post(this.#port, { type: 'generate', id, request, stop })
+      this.#calls.set(id, queue)
+      this.#port.hold(true)
+      return () => {
+        Atomics.store(new Int32Array(stop), 0, 1)
+        this.#forget(id)
       }
-    } finally {
-      onAbort()
-      signal?.removeEventListener('abort', onAbort)
-      this.#calls.delete(id)
-      if (this.#calls.size === 0) this.#port.hold(false)
-    }
+    }, signal)
   }
 
-  #receive(message: FromWorker): void {
-    if (message.type === 'event') this.#calls.get(message.id)?.queue.push(message.event)
-    else if (message.type === 'stopped') this.#calls.get(message.id)?.queue.end()
-    else if (message.type === 'error') this.#calls.get(message.id)?.queue.end(fromPlain(message.error))
+  #receive(message: Extract<FromWorker, { id: number }>): void {
+    const queue = this.#calls.get(message.id)
+    if (!queue) return // the caller has left
+    if (message.type === 'error') queue.fail(fromPlain(message.error))
+    else queue.push(message.event)
+    // The call is over when its end arrives, not when somebody reads it: an unread answer must not hold the process.
+    if (message.type === 'error' || message.event.type === 'end') this.#forget(message.id)
+  }
+
+  #forget(id: number): void {
+    if (this.#calls.delete(id) && this.#calls.size === 0) this.#port.hold(false)
   }
 
   #die(error: DeviceError): void {
     this.#dead ??= error
-    for (const { queue } of this.#calls.values()) queue.end(this.#dead)
+    for (const [id, queue] of this.#calls) {
+      queue.fail(this.#dead)
+      this.#forget(id)
+    }
   }
 
-  /** Ends the worker; memory is free when this resolves. */
+  /** Ends the worker; its memory is free when this resolves. */
   async close(): Promise<void> {
     this.#die(new DeviceError('the model was closed: load it again'))
     await this.#port.terminate()
+  }
+}
+
+function post(port: WorkerPort, message: ToWorker): void {
+  try {
+    port.post(message)
+  } catch (cause) {
+    throw new RequestError(`the request is not plain data: ${cause instanceof Error ? cause.message : cause}`, {
+      cause,
+    })
   }
 }

@@ -2,18 +2,17 @@ import type { LocalEngine } from './local-engine.ts'
 import { type FromWorker, type ToWorker, toPlain } from './worker-protocol.ts'
 
 /** Serves an engine inside a worker. Returns what to call with each message that arrives. */
-export function hostEngine(engine: LocalEngine, post: (message: FromWorker) => void): (message: ToWorker) => Promise<void> {
+export function hostEngine(
+  engine: Pick<LocalEngine, 'run'>,
+  post: (message: FromWorker) => void,
+): (message: ToWorker) => Promise<void> {
   return async ({ id, request, stop }) => {
     const flag = new Int32Array(stop)
     const shouldStop = () => Atomics.load(flag, 0) !== 0
     try {
-      for await (const event of engine.run(request, { shouldStop, reason: () => stopped })) {
-        post({ type: 'event', id, event })
-      }
+      await engine.run(request, event => post({ type: 'event', id, event }), shouldStop)
     } catch (error) {
-      post(error === stopped ? { type: 'stopped', id } : { type: 'error', id, error: toPlain(error) })
+      post({ type: 'error', id, error: toPlain(error) })
     }
   }
 }
-
-const stopped = Symbol('stopped')

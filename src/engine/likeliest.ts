@@ -1,0 +1,56 @@
+import { DeviceError } from '../base/errors.ts'
+
+/** The id of the largest logit, ties to the lowest id. Throws DeviceError where a logit is NaN or Infinity. */
+export function likeliest(logits: Float32Array): number {
+  let top = 0
+  for (let id = 0; id < logits.length; id++) {
+    if (!(logits[id] < Infinity)) refuseLogits(`the logit of token ${id} is ${logits[id]}`)
+    if (logits[id] > logits[top]) top = id
+  }
+  return top
+}
+
+export function refuseLogits(fact: string): never {
+  throw new DeviceError(
+    `${fact}: the device computed nonsense or the weights are damaged; verify the model's files, or try another device`,
+  )
+}
+
+/** The ids of the `count` largest logits by falling logit, ties by rising id. */
+export function likeliestFew(logits: Float32Array, count: number): number[] {
+  if (count >= logits.length / 8) return falling(logits, Uint32Array.from(logits.keys())).slice(0, count)
+  // A heap of the best so far, the worst of them at its root: most logits cost one comparison.
+  const heap: number[] = []
+  for (let id = 0; id < count; id++) heap.push(id)
+  for (let root = count >> 1; root-- > 0; ) sink(logits, heap, root)
+  for (let id = count; id < logits.length; id++) {
+    if (count === 0 || !(logits[id] > logits[heap[0]])) continue
+    heap[0] = id
+    sink(logits, heap, 0)
+  }
+  return falling(logits, Uint32Array.from(heap))
+}
+
+/** The ids of all logits of at least `least`, in the same order. */
+export function likeliestFrom(logits: Float32Array, least: number): number[] {
+  const ids: number[] = []
+  for (let id = 0; id < logits.length; id++) if (logits[id] >= least) ids.push(id)
+  return falling(logits, Uint32Array.from(ids))
+}
+
+function falling(logits: Float32Array, ids: Uint32Array): number[] {
+  return [...ids.sort((a, b) => logits[b] - logits[a] || a - b)]
+}
+
+/** Moves the root down until nothing below it is worse: smaller, or as large with a higher id. */
+function sink(logits: Float32Array, heap: number[], root: number): void {
+  const isWorse = (a: number, b: number) => logits[a] < logits[b] || (logits[a] === logits[b] && a > b)
+  const id = heap[root]
+  for (let child = 2 * root + 1; child < heap.length; child = 2 * root + 1) {
+    if (child + 1 < heap.length && isWorse(heap[child + 1], heap[child])) child++
+    if (!isWorse(heap[child], id)) break
+    heap[root] = heap[child]
+    root = child
+  }
+  heap[root] = id
+}
