@@ -18,7 +18,7 @@ export function refuseLogits(fact: string): never {
 
 /** The ids of the `count` largest logits by falling logit, ties by rising id. */
 export function likeliestFew(logits: Float32Array, count: number): number[] {
-  if (count >= logits.length / 8) return falling(logits, Uint32Array.from(logits.keys())).slice(0, count)
+  if (count >= logits.length / 8) return falling(logits, logits.keys()).slice(0, count)
   // A heap of the best so far, the worst of them at its root: most logits cost one comparison.
   const heap: number[] = []
   for (let id = 0; id < count; id++) heap.push(id)
@@ -28,18 +28,28 @@ export function likeliestFew(logits: Float32Array, count: number): number[] {
     heap[0] = id
     sink(logits, heap, 0)
   }
-  return falling(logits, Uint32Array.from(heap))
+  return falling(logits, heap)
 }
 
 /** The ids of all logits of at least `least`, in the same order. */
 export function likeliestFrom(logits: Float32Array, least: number): number[] {
   const ids: number[] = []
   for (let id = 0; id < logits.length; id++) if (logits[id] >= least) ids.push(id)
-  return falling(logits, Uint32Array.from(ids))
+  return falling(logits, ids)
 }
 
-function falling(logits: Float32Array, ids: Uint32Array): number[] {
-  return [...ids.sort((a, b) => logits[b] - logits[a] || a - b)]
+/** Ids by falling logit, ties by rising id. */
+function falling(logits: Float32Array, ids: Iterable<number>): number[] {
+  const float = new Float32Array(1)
+  const bits = new Uint32Array(float.buffer)
+  // Numbers sort ten times faster than by a comparison of ours: the logit's bits, turned so that they fall, then the id.
+  const key = (id: number) => {
+    float[0] = logits[id] + 0 // -0 and 0 are equal
+    const isNegative = bits[0] >>> 31 === 1
+    const rank = isNegative ? bits[0] : 0x7fffffff - bits[0]
+    return rank * logits.length + id // exact up to 2^21 tokens
+  }
+  return Array.from(Float64Array.from(ids, key).sort(), value => value % logits.length)
 }
 
 /** Moves the root down until nothing below it is worse: smaller, or as large with a higher id. */

@@ -30,7 +30,8 @@ export class Sampler {
     const draw = uniform(this.#random)
     const top = likeliest(logits)
     if (logits[top] === -Infinity) refuseLogits('every logit is -Infinity')
-    const token = this.#choose(this.#adjust(logits), draw)
+    const adjusted = this.#adjust(logits)
+    const token = this.#choose(adjusted, adjusted === logits ? top : likeliest(adjusted), draw)
     this.#counts.set(token, (this.#counts.get(token) ?? 0) + 1)
     this.#mask?.advance(token)
     return { token, ...this.#logprobs(logits, top, token) }
@@ -57,8 +58,7 @@ export class Sampler {
   }
 
   /** Temperature, then top-k, top-p, min-p, then one draw. */
-  #choose(logits: Float32Array, draw: number): number {
-    const top = likeliest(logits)
+  #choose(logits: Float32Array, top: number, draw: number): number {
     if (logits[top] === -Infinity) {
       throw new RequestError(
         'no token can come next: mask and logitBias together forbid every one that the model could give',
@@ -87,18 +87,18 @@ export class Sampler {
   }
 }
 
-/** 32 bits of a seed that may have 53 and a sign. */
-const seedOf = (seed: number): number => (seed >>> 0) ^ Math.imul(Math.floor(seed / 2 ** 32), 0x9e3779b9)
+/** 32 bits of a seed that may have 53 and a sign; seeds of 32 bits all give others. */
+const seedOf = (seed: number): number => mixed(mixed(seed >>> 0) ^ Math.floor(seed / 2 ** 32))
+
+/** MurmurHash3's finaliser: every bit of the 32 depends on every bit. */
+function mixed(bits: number): number {
+  bits = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b)
+  bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35)
+  return bits ^ (bits >>> 16)
+}
 
 /** 53 random bits in [0, 1), from two numbers of 32. */
 const uniform = (random: () => number): number => random() + Math.floor(random() * 2 ** 21) / 2 ** 53
-
-/** Σ exp((logit − largest) / temperature) */
-function sumOfWeights(logits: Float32Array, largest: number, temperature: number): number {
-  let sum = 0
-  for (let id = 0; id < logits.length; id++) sum += Math.exp((logits[id] - largest) / temperature)
-  return sum
-}
 
 /** The tokens that top-k, then top-p, then min-p leave, by falling logit. */
 function shortlist(
@@ -129,18 +129,33 @@ function shortlist(
   return kept
 }
 
-/** Draws from softmax(logits / temperature) in one pass over the exponentials. */
+/** Draws from softmax(logits / temperature), computing each exponential once and those of one block twice. */
 function drawFromAll(logits: Float32Array, top: number, temperature: number, draw: number): number {
-  const sums = new Float64Array(logits.length)
-  let sum = 0
-  for (let id = 0; id < logits.length; id++) sums[id] = sum += Math.exp((logits[id] - logits[top]) / temperature)
-  const target = draw * sum // may round up to the sum itself: then the last token that has weight
-  let low = 0
-  let high = logits.length - 1
-  while (low < high) {
-    const middle = (low + high) >> 1
-    if (sums[middle] > target || sums[middle] === sum) high = middle
-    else low = middle + 1
+  const sums = runningSums(logits, logits[top], temperature)
+  const total = sums[sums.length - 1]
+  // draw · total may round up to the total itself: then it is the last token that has weight.
+  const isPast = (reached: number) => reached > draw * total || reached === total
+  const block = sums.findIndex(isPast)
+  let reached = block === 0 ? 0 : sums[block - 1]
+  for (let id = block * blockSize; ; id++) {
+    reached += Math.exp((logits[id] - logits[top]) / temperature)
+    if (isPast(reached)) return id
   }
-  return low
+}
+
+const sumOfWeights = (logits: Float32Array, largest: number, temperature: number): number =>
+  runningSums(logits, largest, temperature).at(-1)!
+
+const blockSize = 512
+
+/** Σ exp((logit − largest) / temperature) up to the end of each block. */
+function runningSums(logits: Float32Array, largest: number, temperature: number): Float64Array {
+  const sums = new Float64Array(Math.ceil(logits.length / blockSize))
+  let sum = 0
+  for (let block = 0, id = 0; block < sums.length; block++) {
+    const end = Math.min(id + blockSize, logits.length)
+    for (; id < end; id++) sum += Math.exp((logits[id] - largest) / temperature)
+    sums[block] = sum
+  }
+  return sums
 }
