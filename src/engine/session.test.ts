@@ -6,7 +6,7 @@ import { ReferenceDevice } from '../device/reference.ts'
 import type { Ops } from '../kernels/ops.ts'
 import type { ModelConfig } from '../model/config.ts'
 import { Session } from './session.ts'
-import { randomModel, smallConfig } from './testing.ts'
+import { collect, randomModel, smallConfig } from './testing.ts'
 
 const { slidingWindow, vocabSize, numHiddenLayers } = smallConfig
 /** Tokens before a position that its windows depend on: three windowed layers see four back each. */
@@ -53,12 +53,12 @@ test('a prefix of what is held needs its last token again, for its logits', asyn
 
 test('advance tells its progress by chunks', async () => {
   using session = new Session(model, { contextLength, maxChunk: 16 })
-  const seen = await Array.fromAsync(session.advance(randomTokens(40, 3)))
+  const seen = await collect(session.advance(randomTokens(40, 3)))
   assert.deepEqual(
     seen,
     [0, 16, 32, 40].map(done => ({ reused: 0, done, total: 40 })),
   )
-  assert.deepEqual(await Array.fromAsync(session.advance(session.tokens)), [{ reused: 40, done: 0, total: 0 }])
+  assert.deepEqual(await collect(session.advance(session.tokens)), [{ reused: 40, done: 0, total: 0 }])
 })
 
 test('prefill, steps and chunks of any size give the same logits, bit for bit', async () => {

@@ -32,6 +32,12 @@ export const smallConfig: ModelConfig = {
   maxPositionEmbeddings: 256,
 }
 
+export async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = []
+  for await (const item of items) all.push(item)
+  return all
+}
+
 /** A checkpoint without files: tensors of this configuration with random numbers, in OpenAI's layout. */
 export function randomCheckpoint(config: ModelConfig, seed = 1): Checkpoint {
   const random = seededRandom(seed)
