@@ -27,7 +27,13 @@ export function availableMemory(): number {
 
 /** Starts the thread that will load and run the model at `path`. */
 export function startWorker(data: { path: string; contextLength?: number }): WorkerPort {
-  const worker = new Worker(new URL(import.meta.resolve('#engine-worker')), { workerData: data })
+  // Of this process's options the thread needs these; others, `--input-type` for one, would keep its file from running.
+  const execArgv = process.execArgv.filter(option => /^--(conditions|disable-warning)=/.test(option))
+  return workerPort(new Worker(new URL(import.meta.resolve('#engine-worker')), { workerData: data, execArgv }))
+}
+
+/** This side of the channel to a thread. */
+export function workerPort(worker: Worker): WorkerPort {
   return {
     post: message => worker.postMessage(message),
     listen(onMessage, onDeath) {
