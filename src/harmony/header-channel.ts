@@ -6,12 +6,17 @@ export interface ChannelReading {
   channel: Channel | undefined
   /** The text after the channel. */
   rest: string
-  flaw?: 'unknown-channel'
+  flaw?: 'unknown-channel' | 'channel-spelling'
 }
 
 // A channel's name and nothing that would make another word of it: `finally` and `commentary/final` are no channels.
 const NAME = /^\s*(analysis|commentary|final)(?:(?=to=)|(?![A-Za-z0-9_/-]))/i
 const WORD = /^\s*(\S*?)[,:;.]?(?=to=|\s|$)/i
+
+/** The name at once after its marker and white space after it: how the model writes and the reference reads. */
+function isExact(text: string, name: Channel): boolean {
+  return text.startsWith(name) && /^(?:\p{White_Space}|$)/u.test(text.slice(name.length))
+}
 
 /** Readers of a channel's name. */
 export function createChannelReader(tokenizer: Tokenizer) {
@@ -22,9 +27,10 @@ export function createChannelReader(tokenizer: Tokenizer) {
     word(text: string, isTool: (word: string) => boolean): ChannelReading {
       const [all, word] = WORD.exec(text)!
       const name = word.toLowerCase()
-      if (isChannel(name)) return { channel: name, rest: text.slice(all.length) }
+      const rest = text.slice(all.length)
+      if (isChannel(name)) return { channel: name, rest, flaw: isExact(text, name) ? undefined : 'channel-spelling' }
       if (word === '' || isTool(word)) return { channel: undefined, rest: text }
-      return { channel: 'analysis', rest: text.slice(all.length), flaw: 'unknown-channel' }
+      return { channel: 'analysis', rest, flaw: 'unknown-channel' }
     },
 
     /** The channel at the beginning of a text that goes on with content, as token ids or at a word's end. */

@@ -1,11 +1,13 @@
 import { CONSTRAIN_MARKER } from './tokens.ts'
 
+/** What can be wrong with fields. */
+export type FieldFlaw = 'recipient-spelling' | 'type-spelling' | 'word-order' | 'leftover'
+
 /** The fields that a stretch of header text holds. */
 export interface Fields {
   recipients: string[]
   contentType?: string
-  /** Something is not as it should be: a recipient without `to=`, one after the content type, a word without meaning. */
-  flaws: ('bare-recipient' | 'word-order' | 'leftover')[]
+  flaws: FieldFlaw[]
   /** What is no field: in a header that lacks `<|message|>`, its content. */
   rest: string
 }
@@ -22,6 +24,7 @@ export function noFields(): Fields {
 /** Reads the type after `<|constrain|>`; gives back the text after it. */
 export function takeConstrained(fields: Fields, text: string): string {
   const type = CONSTRAINED_TYPE.exec(text)
+  if (type === null || fields.contentType !== undefined || /^\s/.test(text)) fields.flaws.push('type-spelling')
   if (type === null) return text
   fields.contentType ??= CONSTRAIN_MARKER + type[1]
   return text.slice(type[0].length)
@@ -44,6 +47,8 @@ function takeField(fields: Fields, text: string, isDeclared: (name: string) => b
   const to = RECIPIENT.exec(text)
   if (to !== null) {
     if (fields.contentType !== undefined) fields.flaws.push('word-order')
+    if (!text.startsWith('to=') || !/^(?:[ \t\n\f\r]|$)/.test(text.slice(to[0].length)))
+      fields.flaws.push('recipient-spelling')
     fields.recipients.push(to[1])
     return to[0].length
   }
@@ -55,7 +60,7 @@ function takeField(fields: Fields, text: string, isDeclared: (name: string) => b
   const word = firstWord(text)
   if (word === '' || !(NAMESPACED.test(word) || isDeclared(word))) return 0
   fields.recipients.push(word)
-  fields.flaws.push('bare-recipient')
+  fields.flaws.push('recipient-spelling')
   return word.length
 }
 
@@ -65,15 +70,18 @@ function takeField(fields: Fields, text: string, isDeclared: (name: string) => b
  */
 export function takeAllFields(fields: Fields, text: string, isDeclared: (name: string) => boolean): void {
   const unknown: string[] = []
+  let numRecipients = 0
   let rest = takeFields(fields, text, isDeclared)
   while (rest !== '') {
     const word = firstWord(rest)
     unknown.push(word)
+    numRecipients = fields.recipients.length
     rest = takeFields(fields, rest.slice(word.length), isDeclared)
   }
   const last = unknown.at(-1)
   if (last !== undefined && fields.contentType === undefined && isType(last, fields.recipients.length > 0)) {
     fields.contentType = last
+    if (fields.recipients.length > numRecipients) fields.flaws.push('word-order')
     unknown.pop()
   }
   if (unknown.length > 0) fields.flaws.push('leftover')

@@ -90,7 +90,9 @@ export function createHeaderReader(tokenizer: Tokenizer, declared: ReadonlySet<s
     else if (channel === undefined) report('missing-channel')
     const text = last?.fields.rest ?? ''
     if (role.flaw === 'wrong-role') return { channel: channel === 'final' ? channel : 'analysis', text }
-    const contentType = parts.find(part => part.fields.contentType !== undefined)?.fields.contentType
+    const typed = parts.findIndex(part => part.fields.contentType !== undefined)
+    const contentType = parts[typed]?.fields.contentType
+    if (typed >= 0 && parts.slice(typed + 1).some(part => part.fields.recipients.length > 0)) report('word-order')
     if (recipient === undefined) return { channel: channel ?? channelOfPlain(input), contentType, text }
     const isMisplaced = channel === 'final' || (channel === 'analysis' && recipient.startsWith('functions.'))
     if (isMisplaced) report('call-channel')

@@ -1,7 +1,13 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { type ParseCase, readOutcome, readStates, withoutWording } from '../../test/oracle/harmony-parse-cases.ts'
+import {
+  differenceOf,
+  type ParseCase,
+  readOutcome,
+  readStates,
+  withoutWording,
+} from '../../test/oracle/harmony-parse-cases.ts'
 import { HarmonyError } from '../base/errors.ts'
 import { loadTokenizer } from '../tokenizer/load.ts'
 import { HarmonyParser } from './parser.ts'
@@ -35,4 +41,49 @@ test('strict mode names the token that it refuses, and its place', () => {
     () => parser.push(1),
     (error: unknown) => error instanceof HarmonyError && error.tokens[0] === 1 && /at token 0/.test(error.message),
   )
+})
+
+/** The golden cases that total mode reads otherwise than strict mode: how many show each repair or intention. */
+const DIFFERENCES: Record<string, number> = {
+  none: 167,
+
+  // Intended, and no repair.
+  'no token is no error': 2,
+  '<|endoftext|> ends a message': 1,
+  'every message is the assistant’s': 1,
+  'a single word after the channel is a content type, not a recipient': 6,
+
+  // Repairs.
+  'call-channel': 38,
+  'call-without-recipient': 40,
+  'channel-spelling': 14,
+  'empty-header': 24,
+  leftover: 22,
+  'missing-channel': 61,
+  'missing-end': 28,
+  'missing-marker': 4,
+  'missing-message': 45,
+  'missing-role': 8,
+  'missing-start': 25,
+  'no-header': 36,
+  'no-recipient': 13,
+  'recipient-spelling': 13,
+  'repeated-channel': 9,
+  'stray-token': 47,
+  'two-recipients': 7,
+  'type-spelling': 30,
+  'unknown-channel': 36,
+  'unknown-id': 12,
+  'word-order': 5,
+  'wrong-role': 38,
+}
+
+test('what the default mode reads otherwise than strict mode is a reported repair or intended', () => {
+  const found: Record<string, number> = {}
+  for (const case_ of cases) {
+    const difference = differenceOf(tokenizer, case_)
+    const kinds = difference === 'none' ? [difference] : 'intended' in difference ? [difference.intended] : difference
+    for (const kind of new Set(kinds)) found[kind] = (found[kind] ?? 0) + 1
+  }
+  assert.deepEqual(found, DIFFERENCES)
 })

@@ -1,3 +1,4 @@
+import { Utf8Stream } from '../base/utf8.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { createHeaderReader, type Header, type HeaderReader } from './header.ts'
 import { isOrdinary } from './header-segments.ts'
@@ -10,7 +11,6 @@ import {
   type ParserEvent,
   type ParserState,
 } from './parser-events.ts'
-import { Utf8Stream } from './parser-utf8.ts'
 import type { RepairKind } from './repair.ts'
 import { CALL, CHANNEL, END, END_OF_TEXT, MESSAGE, RETURN, START } from './tokens.ts'
 
@@ -45,7 +45,7 @@ export class TotalMachine implements Machine {
   #headerAt = 0
   #afterStart = false
   #header: Header = { channel: undefined, text: '' }
-  #utf8 = new Utf8Stream()
+  readonly #utf8 = new Utf8Stream()
   #content = ''
   #delta: string | undefined
   /** The open message's own tokens; undefined once one came that must not be said again. */
@@ -107,8 +107,9 @@ export class TotalMachine implements Machine {
       this.#headerTokens.push(token)
       return
     }
-    // The header that the prompt began is begun again.
-    if (token === START && this.#headerTokens.length === 0 && !this.#afterStart) this.#repair('stray-token', token)
+    // Before the first message: the prompt's own header begun again, or an end of nothing.
+    const saysNothing = this.#headerTokens.length === 0 && !this.#afterStart
+    if (saysNothing && token !== MESSAGE) this.#repair('stray-token', token)
     this.#endHeader(ended)
     if (token === START) this.#openHeader(true)
   }

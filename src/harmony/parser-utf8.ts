@@ -1,7 +1,6 @@
-/** Incremental UTF-8: what can be decoded now, what waits for more bytes, what is broken. */
+/** UTF-8 as Rust's standard library looks at it, for the parser that does as the reference. */
 
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
-const NOTHING = new Uint8Array(0)
 
 export const REPLACEMENT = '\uFFFD'
 
@@ -41,30 +40,4 @@ export function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
   joined.set(a)
   joined.set(b, a.length)
   return joined
-}
-
-/** Bytes in, whole characters out. What was given out, joined, is `lossyText` of all bytes. */
-export class Utf8Stream {
-  #waiting: Uint8Array = NOTHING
-
-  push(bytes: Uint8Array): string {
-    let rest = this.#waiting.length === 0 ? bytes : joinBytes(this.#waiting, bytes)
-    let text = ''
-    for (;;) {
-      const { valid, broken } = scanUtf8(rest)
-      if (valid > 0) text += lossyText(rest.subarray(0, valid))
-      if (broken === 0) {
-        this.#waiting = valid === rest.length ? NOTHING : rest.slice(valid)
-        return text
-      }
-      text += REPLACEMENT
-      rest = rest.subarray(valid + broken)
-    }
-  }
-
-  finish(): string {
-    const text = this.#waiting.length === 0 ? '' : REPLACEMENT
-    this.#waiting = NOTHING
-    return text
-  }
 }

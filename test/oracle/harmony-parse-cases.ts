@@ -1,7 +1,10 @@
 /** Runs the parser as the golden files record openai-harmony's runs. */
 
+import { isDeepStrictEqual } from 'node:util'
 import type { Message, Role } from '../../src/harmony/message.ts'
-import { HarmonyParser } from '../../src/harmony/parser.ts'
+import { HarmonyParser, parseCompletion } from '../../src/harmony/parser.ts'
+import type { RepairKind } from '../../src/harmony/repair.ts'
+import { END_OF_TEXT } from '../../src/harmony/tokens.ts'
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.ts'
 
 type Outcome = { messages: Message[] } | { at: number; done?: Message[] }
@@ -68,4 +71,30 @@ export function readStates(
     rows.push([STATES[parser.state], role, channel, recipient, contentType, delta, content])
   }
   return rows
+}
+
+/** Where total mode reads something else than strict mode and calls it no repair, and why. */
+const INTENDED: readonly [why: string, (case_: ParseCase, total: Message[]) => boolean][] = [
+  ['no token is no error', ({ ids }) => ids.length === 0],
+  ['<|endoftext|> ends a message', ({ ids }) => ids.includes(END_OF_TEXT)],
+  ['every message is the assistant’s', ({ role }) => role !== 'assistant'],
+  [
+    'a single word after the channel is a content type, not a recipient',
+    ({ strict }, total) =>
+      'messages' in strict &&
+      strict.messages.some(({ recipient }, k) => recipient !== undefined && recipient === total[k]?.contentType),
+  ],
+]
+
+/** How total mode's reading of a case differs from strict mode's: not at all, by reported repairs, or as intended. */
+export function differenceOf(tokenizer: Tokenizer, case_: ParseCase): 'none' | RepairKind[] | { intended: string } {
+  const { messages, repairs } = parseCompletion(tokenizer, case_.ids, { role: case_.role })
+  const total = messages.map(withoutTokens)
+  if ('messages' in case_.strict && isDeepStrictEqual(total, case_.strict.messages)) return 'none'
+  if (repairs.length > 0) return repairs.map(({ kind }) => kind)
+  const intended = INTENDED.find(([, holds]) => holds(case_, total))
+  if (intended === undefined) {
+    throw new Error(`${case_.name} differs from strict mode without a word: ${JSON.stringify(total)}`)
+  }
+  return { intended: intended[0] }
 }
