@@ -143,8 +143,9 @@ function storedAs(tensor: StoredTensor): 'float32' | 'bfloat16' {
   throw new DeviceError(`${tensor.name} is stored as ${tensor.dataType}; the reference device reads BF16 and F32`)
 }
 
-/** One array of fresh memory: what a file hands out may not be aligned. */
-function joined(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+/** All parts in one array that fills its memory; one part that does is not copied. */
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  if (parts.length === 1 && parts[0].byteLength === parts[0].buffer.byteLength) return parts[0]
   const out = new Uint8Array(parts.reduce((length, part) => length + part.length, 0))
   let at = 0
   for (const part of parts) {

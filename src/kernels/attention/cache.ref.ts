@@ -1,6 +1,6 @@
 import type { AttentionShape, LayerCache } from '../ops.ts'
 
-const firstCapacity = 64 // tokens; doubles as a full cache grows
+const firstCapacity = 64 // tokens; a full cache grows by as many, later by a sixteenth
 
 /** Keys and values in float32, [capacity, numKeyValueHeads · headDim] each. */
 export class ReferenceCache implements LayerCache {
@@ -38,7 +38,7 @@ export class ReferenceCache implements LayerCache {
   }
 
   #grow(needed: number): void {
-    while (this.#capacity < needed) this.#capacity *= 2
+    this.#capacity = Math.max(needed, this.#capacity + Math.max(firstCapacity, this.#capacity >> 4))
     this.keys = enlarged(this.keys, this.#capacity * this.width)
     this.values = enlarged(this.values, this.#capacity * this.width)
   }
