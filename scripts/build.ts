@@ -58,7 +58,7 @@ function buildDist(): void {
     rmSync(fresh, { recursive: true, force: true })
     throw new Error('dist/ is not built: tsc stopped with the errors above; mend them, then "npm run prepare".')
   }
-  for (const file of globSync('**/*.d.ts', { cwd: fresh })) mendSpecifiers(join(fresh, file))
+  for (const file of globSync('**/*.d.ts', { cwd: fresh })) mendDeclarations(join(fresh, file))
   for (const file of dataFiles) cpSync(join(root, file), join(fresh, file.replace(/^src\//, '')))
   const stale = join(cache, `stale-${process.pid}`)
   if (existsSync(join(root, 'dist'))) renameSync(join(root, 'dist'), stale)
@@ -66,10 +66,15 @@ function buildDist(): void {
   rmSync(stale, { recursive: true, force: true })
 }
 
-/** tsc rewrites './x.ts' to './x.js' in JavaScript but leaves declarations, where not every reader resolves it. */
-function mendSpecifiers(file: string): void {
+/**
+ * tsc rewrites './x.ts' to './x.js' in JavaScript but leaves declarations, where not every reader resolves it; and a
+ * declaration that names Symbol.dispose or Symbol.asyncDispose has to bring the library that declares them.
+ */
+function mendDeclarations(file: string): void {
   const text = readFileSync(file, 'utf8')
-  writeFileSync(file, text.replace(/((?:from |import |import\()['"]\.{1,2}\/[^'"]*)\.ts(?=['"])/g, '$1.js'))
+  const mended = text.replace(/((?:from |import |import\()['"]\.{1,2}\/[^'"]*)\.ts(?=['"])/g, '$1.js')
+  const needsLibrary = /\b(Symbol\.(asyncD|d)ispose|(Async)?Disposable)\b/.test(text)
+  writeFileSync(file, needsLibrary ? `/// <reference lib="esnext.disposable" />\n${mended}` : mended)
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) await build()

@@ -45,6 +45,7 @@ const tasks = {
     node('scripts/check-layers.ts'),
     node('scripts/check-docs.ts'),
   ],
+  'check:package': [node('--test', 'scripts/check-package.ts')],
   board: [node('scripts/board.ts', ...args)],
   bench: [node('scripts/bench.ts', ...args)],
 }
