@@ -9,8 +9,9 @@ const manifest = {
   imports: { '#vocabulary': { 'tutti-source': { node: './src/tokenizer/vocabulary.node.ts' }, node: './dist/v.js' } },
   dependencies: { citty: '1', '@clack/prompts': '1' },
 }
+const used = ['citty', '@clack/prompts'].map(specifier => ({ file: 'src/cli/main.ts', specifier, typeOnly: false }))
 const judge = (file: string, specifier: string, typeOnly = false) =>
-  violations([{ file, specifier, typeOnly }], manifest)
+  violations([...used, { file, specifier, typeOnly }], manifest)
 
 const forbidden: [file: string, specifier: string, says: RegExp][] = [
   ['src/tokenizer/bpe.ts', '../harmony/message.ts', /tokenizer may import nothing \(and base\), not harmony/],
@@ -54,6 +55,12 @@ test('every import against the law is named with its reason', () => {
 
 test('imports within the law pass', () => {
   for (const [file, specifier, typeOnly] of allowed) assert.deepEqual(judge(file, specifier, typeOnly), [])
+})
+
+test('a dependency that nothing imports is named', () => {
+  assert.deepEqual(violations([used[0]], manifest), [
+    'package.json has the dependency @clack/prompts, which nothing in src/ imports',
+  ])
 })
 
 test('imports are found in every form they can take, and not in comments and strings', t => {

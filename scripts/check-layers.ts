@@ -51,9 +51,23 @@ interface Manifest {
   dependencies?: Record<string, string>
 }
 
-/** One sentence for each import that the law forbids. Tests and benches may import what they like. */
+/**
+ * One sentence for each import that the law forbids, and for each dependency that nothing imports. Tests and benches
+ * may import what they like.
+ */
 export function violations(imports: Import[], manifest: Manifest): string[] {
-  return imports.filter(({ file }) => !isTest.test(file)).flatMap(found => check(found, manifest))
+  const shipped = imports.filter(({ file }) => !isTest.test(file))
+  const unused = Object.keys(manifest.dependencies ?? {}).filter(
+    name => !shipped.some(({ specifier }) => packageOf(specifier) === name),
+  )
+  return [
+    ...shipped.flatMap(found => check(found, manifest)),
+    ...unused.map(name => `package.json has the dependency ${name}, which nothing in src/ imports`),
+  ]
+}
+
+function packageOf(specifier: string): string {
+  return specifier.split('/', specifier.startsWith('@') ? 2 : 1).join('/')
 }
 
 function check(found: Import, manifest: Manifest): string[] {
@@ -67,7 +81,7 @@ function check(found: Import, manifest: Manifest): string[] {
     return targets.flatMap(target => checkTarget(found, target))
   }
   if (specifier.startsWith('.')) return checkTarget(found, posix.join(posix.dirname(file), specifier))
-  const name = specifier.split('/', specifier.startsWith('@') ? 2 : 1).join('/')
+  const name = packageOf(specifier)
   return name in (manifest.dependencies ?? {}) ? [] : [`${file} imports ${name}, which is not in "dependencies"`]
 }
 
