@@ -86,3 +86,48 @@ export function nmse(got: ArrayLike<number>, right: ArrayLike<number>): number {
   }
   return Number.isNaN(errors) ? Infinity : errors === 0 ? 0 : errors / squares
 }
+
+/**
+ * Prints how fast an op runs on each device at the shapes of gpt-oss. `prepare` puts its inputs there and gives the call
+ * to be timed; `work` is what one call does, in `unit`s.
+ */
+export async function bench(
+  name: string,
+  work: number,
+  unit: 'multiply-adds' | 'numbers',
+  prepare: (ops: Ops, device: Device) => Promise<() => Tensor>,
+): Promise<void> {
+  for (const { name: deviceName, open } of devices) {
+    const device = open()
+    const ops = device.begin()
+    const call = await prepare(ops, device)
+    const times: number[] = []
+    const until = performance.now() + 1000
+    while (times.length < 3 || performance.now() < until) {
+      const start = performance.now()
+      await ops.read(call())
+      times.push(performance.now() - start)
+    }
+    ops.end()
+    device.close()
+    const median = times.sort((a, b) => a - b)[times.length >> 1]
+    const rate = (work / median / 1e6).toPrecision(3)
+    console.log(`${name.padEnd(44)} ${deviceName.padEnd(10)} ${median.toFixed(2).padStart(9)} ms  ${rate} G ${unit}/s`)
+  }
+}
+
+/** Random MXFP4 matrices, stored only: quick to make at full size. */
+export function rawMxfp4(
+  shape: [number, number, number],
+  seed: number,
+): { blocks: StoredTensor; scales: StoredTensor } {
+  const [numExperts, rows, width] = shape
+  const random = seededRandom(seed)
+  const groups = (numExperts * rows * width) / 32
+  const blocks = Uint8Array.from({ length: groups * 16 }, () => random() * 256)
+  const scales = Uint8Array.from({ length: groups }, () => 118 + random() * 4)
+  return {
+    blocks: stored('blocks', [numExperts, rows, width / 32, 16], blocks),
+    scales: stored('scales', [numExperts, rows, width / 32], scales),
+  }
+}
