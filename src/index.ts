@@ -1,16 +1,16 @@
 import { locateModel, startWorker } from '#platform'
-import { RequestError } from './base/errors.ts'
 import { Model } from './agent/model.ts'
+import { RequestError } from './base/errors.ts'
 import { WorkerEngine } from './engine/worker-engine.ts'
 import { loadTokenizer } from './tokenizer/load.ts'
 
-export { CheckpointError, DeviceError, HarmonyError, RequestError } from './base/errors.ts'
 export type { RespondOptions } from './agent/model.ts'
 export { Model } from './agent/model.ts'
 export type { ToolCall, TurnEvent } from './agent/turn.ts'
+export { CheckpointError, DeviceError, HarmonyError, RequestError } from './base/errors.ts'
 export type {
-  EngineInfo,
   EndReason,
+  EngineInfo,
   GenerateEvent,
   GenerateRequest,
   SamplingOptions,

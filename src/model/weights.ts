@@ -17,7 +17,8 @@ export async function loadWeights(
 ): Promise<Weights> {
   let done = 0
   const stored = (names: readonly string[]) => names.map(name => checkpoint.tensors.get(name)!)
-  const report = (parts: readonly StoredTensor[]) => onProgress((done += parts.reduce((sum, p) => sum + p.byteLength, 0)))
+  const report = (parts: readonly StoredTensor[]) =>
+    onProgress((done += parts.reduce((sum, p) => sum + p.byteLength, 0)))
   const load = async (names: readonly string[]): Promise<Tensor> => {
     const parts = stored(names)
     const tensor = await device.load(parts)

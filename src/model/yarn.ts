@@ -8,7 +8,7 @@ import type { ModelConfig } from './config.ts'
 export function yarn(config: ModelConfig): Rotary {
   const { headDim, ropeTheta, ropeScalingFactor: factor, initialContextLength } = config
   const half = headDim / 2
-  const plain = Float64Array.from({ length: half }, (_, i) => ropeTheta ** (-2 * i / headDim))
+  const plain = Float64Array.from({ length: half }, (_, i) => ropeTheta ** ((-2 * i) / headDim))
   if (factor <= 1) return { frequencies: plain, concentration: 1 }
   /** The dimension that turns `rotations` times within the initial context. */
   const dimension = (rotations: number) =>
