@@ -1,12 +1,13 @@
 import type { EndReason, Engine, GenerateRequest, Usage } from '../engine/engine.ts'
 import { type Message, textOf } from '../harmony/message.ts'
+import { sanitizeToolNames } from '../harmony/names.ts'
 import { type Ended, HarmonyParser, type ParserEvent } from '../harmony/parser.ts'
 import type { Repair } from '../harmony/repair.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 
 /** A tool call of the model. Its arguments are the text that it wrote: JSON for functions, code for python. */
 export interface ToolCall {
-  /** `functions.get_weather`, `python`, `browser.search` */
+  /** `functions.get_weather`, `python`, `browser.search`; characters that no header can carry are `_`. */
   recipient: string
   arguments: string
   contentType?: string
@@ -58,13 +59,14 @@ export async function* runTurn(
       yield* reader.read(parser.push(event.token))
     } else {
       yield* reader.read(parser.finish())
-      yield { ...event, messages: parser.messages }
+      yield { ...event, messages: reader.messages }
     }
   }
 }
 
 /** What the parser's events mean to whoever asked. */
 class TurnReader {
+  readonly messages: Message[] = []
   /** Whether the open message is one. */
   #isCall = false;
 
@@ -78,8 +80,7 @@ class TurnReader {
           if (!this.#isCall) yield { type: textEvent(event.channel), text: event.text }
           break
         case 'message':
-          if (event.message.recipient !== undefined) yield { type: 'call', call: callOf(event.message, event.ended) }
-          yield { type: 'message', message: event.message }
+          yield* this.#finished(event.message, event.ended)
           break
         case 'repair':
           yield event
@@ -89,6 +90,18 @@ class TurnReader {
       }
     }
   }
+
+  *#finished(given: Message, ended: Ended): Generator<TurnEvent> {
+    const message = given.recipient === undefined ? given : { ...given, recipient: sayable(given.recipient) }
+    this.messages.push(message)
+    if (message.recipient !== undefined) yield { type: 'call', call: callOf(message, ended) }
+    yield { type: 'message', message }
+  }
+}
+
+/** A recipient as a header can carry it, so that the next prompt can tell of the call and of its result. */
+function sayable(recipient: string): string {
+  return sanitizeToolNames([recipient]).toModel.get(recipient) ?? recipient
 }
 
 /** Only what says that it is final is shown as an answer. */

@@ -15,8 +15,6 @@ export interface AnswerView {
   maxTokens?: number
 }
 
-const longPrompt = 256 // tokens: shorter ones are read before anybody looks
-
 /** Prints turns as they come: answers to stdout, all else to stderr, progress only where a terminal shows it. */
 export class AnswerPrinter {
   readonly #shell: Shell
@@ -38,7 +36,7 @@ export class AnswerPrinter {
   print(event: TurnEvent): void {
     if (this.#view.raw) this.#printRaw(event)
     else this.#printMeaning(event)
-    if (event.type === 'prefill' && event.total >= longPrompt) {
+    if (event.type === 'prefill') {
       this.#status.show(`reading the prompt: ${count(event.done)} of ${count(event.total)} tokens`)
     }
     if (event.type === 'repair' && (this.#view.raw || this.#view.showReasoning)) {

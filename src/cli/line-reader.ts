@@ -34,9 +34,13 @@ export class LineReader {
     })
     const lines: string[] = []
     let pause: NodeJS.Timeout | undefined
+    const atEnd = () => {
+      this.#output.write('\n')
+      done({ type: 'end' })
+    }
     const done = (entry: Entry) => {
       clearTimeout(pause)
-      reader.removeAllListeners('close')
+      reader.off('close', atEnd)
       reader.close()
       resolve(entry)
     }
@@ -59,10 +63,7 @@ export class LineReader {
       reader.write(null, { ctrl: true, name: 'e' })
       reader.write(null, { ctrl: true, name: 'u' })
     })
-    reader.on('close', () => {
-      this.#output.write('\n')
-      done({ type: 'end' })
-    })
+    reader.on('close', atEnd)
     reader.prompt()
     return promise
   }

@@ -89,7 +89,7 @@ function readValue(rawName: string, value: string, option: Option<unknown>): unk
 export function didYouMean(name: string, known: object, prefix = '--'): string {
   const [best] = Object.keys(known)
     .map(candidate => ({ candidate, distance: editDistance(name, candidate) }))
-    .filter(({ candidate, distance }) => distance <= Math.max(1, candidate.length / 3))
+    .filter(({ candidate, distance }) => distance <= Math.ceil(candidate.length / 3))
     .sort((a, b) => a.distance - b.distance)
   return best ? `; did you mean ${prefix}${best.candidate}?` : ''
 }
