@@ -73,7 +73,7 @@ function plainest(name: string): string {
     .replace(/[^\p{L}\p{M}\p{N}_.-]/gu, '_')
     .replace(/^(?=[^\p{L}\p{N}_])/u, '_')
   const short = [...word].slice(0, MAX_NAME_LENGTH / 4).join('')
-  return toolNameProblem(short) === undefined ? short : `tool_${short}`.replace(/_$/, '')
+  return toolNameProblem(short) === undefined ? short : `tool_${short}`
 }
 
 function unused(name: string, taken: ReadonlyMap<string, string>): string {
