@@ -14,13 +14,13 @@ export class Utf8Stream {
   push(bytes: Uint8Array): string {
     const all = this.#waiting.length === 0 ? bytes : concat(this.#waiting, bytes)
     const whole = all.length - unfinished(all)
-    this.#waiting = all.slice(whole)
-    return decoder.decode(all.subarray(0, whole))
+    this.#waiting = whole === all.length ? none : all.slice(whole)
+    return whole === 0 ? '' : decoder.decode(all.subarray(0, whole))
   }
 
   /** What still waits: U+FFFD for the beginning of a character whose end never came. The stream is then empty again. */
   finish(): string {
-    const text = decoder.decode(this.#waiting)
+    const text = this.#waiting.length === 0 ? '' : decoder.decode(this.#waiting)
     this.#waiting = none
     return text
   }

@@ -12,15 +12,11 @@ before(async () => {
 
 test('a sample has as many merges as the file of gpt-oss', () => assert.equal(sample.model.merges.length, 446189))
 
-test('the ids of a tokenizer.json are those of the built-in vocabulary', () => {
-  const tokenizer = tokenizerFromJson(JSON.stringify(sample))
+test('the ids of a tokenizer.json are those of the built-in vocabulary; a merge is a pair or a string', () => {
+  const merges = sample.model.merges.map((merge, at) => (at % 2 ? merge : (merge as [string, string]).join(' ')))
+  const tokenizer = tokenizerFromJson(JSON.stringify({ ...sample, model: { ...sample.model, merges } }))
   for (const { text, ids } of readGoldens().encode) assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text))
   for (const { ids, text } of readGoldens().decode) if (text !== undefined) assert.equal(tokenizer.decode(ids), text)
-})
-
-test('merges may be strings, and added tokens are further names', () => {
-  const merges = sample.model.merges.map(merge => (merge as [string, string]).join(' '))
-  const tokenizer = tokenizerFromJson({ ...sample, model: { ...sample.model, merges } })
   assert.equal(tokenizer.specialId('<|padding|>'), 200017)
   assert.equal(tokenizer.specialName(200017), '<|reserved_200017|>')
   assert.deepEqual(tokenizer.encode('<|padding|>', { allowedSpecial: ['<|padding|>'] }), [200017])

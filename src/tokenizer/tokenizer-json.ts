@@ -33,9 +33,10 @@ export function tokenizerFromJson(json: string | TokenizerJson): Tokenizer {
         'only the tokenizer of gpt-oss is supported.',
     )
   const ids = new Map(Object.entries(model.vocab))
+  const names = readNames(ids, file.added_tokens ?? [])
   const vocabulary = unpackVocabulary(packVocabulary(readTokens(ids)))
   checkMerges(vocabulary, ids, model.merges)
-  return createTokenizer(vocabulary, readNames(ids, file.added_tokens ?? []))
+  return createTokenizer(vocabulary, names)
 }
 
 function parse(text: string): TokenizerJson {

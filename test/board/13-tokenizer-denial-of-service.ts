@@ -1,0 +1,112 @@
+import { seededRandom } from '../../src/base/random.ts'
+import { loadTokenizer } from '../../src/tokenizer/load.ts'
+import type { Tokenizer } from '../../src/tokenizer/tokenizer.ts'
+import type { Row } from './row.ts'
+
+const megabyte = 1_000_000 // of UTF-8, the largest input
+const probe = megabyte / 32
+const maxMs = 1000
+const maxRatio = 2.6 // of the times for a whole and half a megabyte
+const maxTries = 8 // the best time of several counts
+
+/** Text that a family repeats or draws, until it has the length asked for. */
+type Family = [name: string, unit: string | ((random: () => number) => string), allowedSpecial?: 'all']
+
+const families: Family[] = [
+  ['one small letter', 'a'],
+  ['one capital', 'A'],
+  ['one digit', '7'],
+  ['spaces', ' '],
+  ['newlines', '\n'],
+  ['ideographic spaces', '\u3000'],
+  ['spaces and newlines by turns', ' \n'],
+  ['hyphens', '-'],
+  ['slashes', '/'],
+  ['contractions', "'s"],
+  ['NUL', '\0'],
+  ['one ideograph', '日'],
+  ['one emoji', '🙂'],
+  ['joined emoji', '👩\u200d🚀\u200d'],
+  ['combining marks', '\u0301'],
+  ['capitals and small letters by turns', 'aA'],
+  ['letters without case before capitals', '日A'],
+  ['lone surrogates', '\ud800'],
+  ['the longest token', '                                                                                '],
+  ['a word of random small letters', random => String.fromCharCode(97 + Math.floor(26 * random()))],
+  ['a word of two letters', random => (random() < 0.5 ? 'a' : 'b')],
+  ['random ideographs', random => String.fromCharCode(0x4e00 + Math.floor(0x5000 * random()))],
+  ['beginnings of control tokens', '<|', 'all'],
+  ['control tokens', '<|start|>', 'all'],
+]
+
+const split = 'src/tokenizer/split.ts'
+
+export const row: Row = {
+  row: 13,
+  title: `tokenizer denial of service: ${families.length} families of a megabyte`,
+  async run({ seed }) {
+    const tokenizer = await loadTokenizer()
+    tokenizer.encode('warm up '.repeat(10_000))
+    const failures: string[] = []
+    let n = 0
+    for (const family of families) {
+      n++
+      const failure = check(tokenizer, family, seed)
+      if (failure) failures.push(failure)
+      if (failures.length >= 3) break // each takes long
+    }
+    return { n, failures }
+  },
+  planted: [
+    {
+      file: 'src/tokenizer/merge.ts',
+      search: 'const maxShort = 100',
+      replace: 'const maxShort = Number.POSITIVE_INFINITY',
+      what: 'long pieces are merged by the quadratic algorithm',
+    },
+    {
+      file: split,
+      search: 'if (at === bytes.length) return at',
+      replace: 'if (at === bytes.length) return start + 1',
+      what: 'white space at the end is looked at again from every position',
+    },
+    {
+      file: split,
+      search: 'while ((symbols >> classes[at]) & 1) at++',
+      replace: 'while ((symbols >> classes.slice(at)[0]) & 1) at++',
+      what: 'the rest of the text is copied for each symbol',
+    },
+  ],
+}
+
+/** What is wrong with the times of a family; undefined if nothing is. */
+function check(tokenizer: Tokenizer, [name, unit, allowedSpecial]: Family, seed: number): string | undefined {
+  const measure = (bytes: number) => {
+    const text = makeText(unit, bytes, seed)
+    return () => {
+      const before = process.cpuUsage()
+      tokenizer.encode(text, { allowedSpecial })
+      const { user, system } = process.cpuUsage(before)
+      return (user + system) / 1000 // not the clock: others use the machine too
+    }
+  }
+  const probeMs = measure(probe)()
+  if (probeMs > maxMs / 4) return `${name}: ${probe} bytes take ${probeMs.toFixed(0)} ms`
+  const encodeWhole = measure(megabyte)
+  const encodeHalf = measure(megabyte / 2)
+  let whole = Number.POSITIVE_INFINITY
+  let half = Number.POSITIVE_INFINITY
+  for (let tries = 0; tries < maxTries; tries++) {
+    half = Math.min(half, encodeHalf())
+    whole = Math.min(whole, encodeWhole())
+    if (whole <= maxMs && whole <= maxRatio * half) return undefined
+  }
+  return `${name}: a megabyte takes ${whole.toFixed(0)} ms, ${(whole / half).toFixed(2)} times what half of it takes`
+}
+
+function makeText(unit: Family[1], bytes: number, seed: number): string {
+  const random = seededRandom(seed)
+  const length = new TextEncoder().encode(typeof unit === 'string' ? unit : unit(random)).length
+  if (typeof unit === 'string') return unit.repeat(Math.floor(bytes / length))
+  return Array.from({ length: Math.floor(bytes / length) }, () => unit(random)).join('')
+}
