@@ -34,7 +34,11 @@ function instructionSets(): string[] {
 function main(names: string[]): void {
   const all = globSync(['src/**/*.bench.ts', 'bench/**/*.bench.ts'], { cwd: root }).sort()
   const chosen = all.filter(file => names.length === 0 || names.some(name => file.includes(name)))
-  if (chosen.length === 0) throw new Error(`no bench is called ${names.join(', ')}; there are:\n${all.join('\n')}`)
+  if (chosen.length === 0) {
+    console.error(`no bench is called ${names.join(', ')}; there are:\n${all.join('\n')}`)
+    process.exitCode = 1
+    return
+  }
   console.log(machine())
   for (const file of chosen) {
     console.log(`\n${file}`)

@@ -98,4 +98,6 @@ function fail(reason: string): void {
   process.exitCode = 1
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) await main()
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+  await main().catch(error => fail(error.message))
+}

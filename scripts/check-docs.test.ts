@@ -1,7 +1,15 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { runNode } from '../test/planted.ts'
-import { blocksOf, readDocuments, tuttiCalls, withUserProject, writeBlock } from './check-docs.ts'
+import {
+  blocksOf,
+  problemsOf,
+  readDocuments,
+  tuttiCalls,
+  typeErrors,
+  withUserProject,
+  writeBlock,
+} from './check-docs.ts'
 
 test('fenced blocks are found with their line, language and marker', () => {
   const markdown =
@@ -28,7 +36,31 @@ test('calls of tutti are found in shell text with their options', () => {
   }
 })
 
-const blocks = readDocuments().flatMap(document => document.blocks)
+test('what is wrong in a document is named', async () => {
+  const cases: [markdown: string, says: RegExp][] = [
+    ['[there](nowhere.md#part)', /^README.md: the link to nowhere.md leads nowhere$/],
+    ['`npx tutti dance`', /there is no command "tutti dance"/],
+    ['```sh\necho hi | tutti generate --loudly\n```\n', /"tutti generate" has no option --loudly/],
+    ['`npm run dance`', /there is no npm script "dance"/],
+    ['<!-- help: tutti chat -->\n```\nold\n```\n', /^README.md:3: this is not what "tutti chat --help" prints/],
+  ]
+  for (const [markdown, says] of cases) {
+    const found = await problemsOf({ file: 'README.md', markdown })
+    assert.equal(found.length, 1, markdown)
+    assert.match(found[0], says)
+  }
+  const sound = '[tree](src/index.ts) [web](https://a.b) `tutti chat --raw` `npm test`\n```sh\nnpm run board\n```\n'
+  assert.deepEqual(await problemsOf({ file: 'README.md', markdown: sound }), [])
+})
+
+test('snippets compile against the package, errors name the line of the document', async () => {
+  const blocks = blocksOf('A.md', "\n```ts\nimport { load } from 'tutti'\nconst wrong: number = load\n```\n")
+  const errors = await typeErrors(blocks)
+  assert.equal(errors.length, 1)
+  assert.match(errors[0], /^\S*A\.md-3\.ts\(4,7\): error TS2322/)
+})
+
+const blocks = readDocuments().flatMap(({ file, markdown }) => blocksOf(file, markdown))
 for (const [index, block] of blocks.entries()) {
   if (block.marker !== 'run') continue
   test(`the snippet of ${block.file} at line ${block.line} runs and ends by itself`, async () => {

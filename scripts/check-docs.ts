@@ -54,12 +54,13 @@ export function tuttiCalls(shell: string): TuttiCall[] {
   })
 }
 
-/** The documents and what is in them. */
-export function readDocuments(): { file: string; markdown: string; blocks: Block[] }[] {
-  return globSync(documents, { cwd: root }).map(file => {
-    const markdown = readFileSync(join(root, file), 'utf8')
-    return { file, markdown, blocks: blocksOf(file, markdown) }
-  })
+export interface Document {
+  file: string
+  markdown: string
+}
+
+export function readDocuments(): Document[] {
+  return globSync(documents, { cwd: root }).map(file => ({ file, markdown: readFileSync(join(root, file), 'utf8') }))
 }
 
 /** Calls `use` with a folder outside the project, in which `tutti` is installed, and removes it. */
@@ -85,7 +86,8 @@ export function writeBlock(folder: string, { file, line, text }: Block): string 
   return name
 }
 
-async function typeErrors(blocks: Block[]): Promise<string[]> {
+/** What tsc says of these blocks, each a file of its own in the project of a user. */
+export async function typeErrors(blocks: Block[]): Promise<string[]> {
   return withUserProject(async folder => {
     for (const block of blocks) writeBlock(folder, block)
     const compilerOptions = {
@@ -142,7 +144,9 @@ function missingScripts(file: string, shell: string): string[] {
   return called.filter(name => !(name in scripts)).map(name => `${file}: there is no npm script "${name}"`)
 }
 
-async function problemsOf({ file, markdown, blocks }: ReturnType<typeof readDocuments>[number]): Promise<string[]> {
+/** What is wrong in a document's links, commands and quoted help texts. */
+export async function problemsOf({ file, markdown }: Document): Promise<string[]> {
+  const blocks = blocksOf(file, markdown)
   const inline = [...markdown.matchAll(/`((?:npx )?(?:tutti|npm) [^`\n]+)`/g)].map(([, code]) => code)
   const shell = [
     ...blocks.filter(({ language }) => /^(sh|bash|console)$/.test(language)).map(({ text }) => text),
@@ -158,8 +162,9 @@ async function problemsOf({ file, markdown, blocks }: ReturnType<typeof readDocu
 async function main(): Promise<void> {
   const all = readDocuments()
   const typescript = all
-    .flatMap(({ blocks }) => blocks)
-    .filter(({ file, language }) => language === 'ts' && compiled.test(file))
+    .filter(({ file }) => compiled.test(file))
+    .flatMap(({ file, markdown }) => blocksOf(file, markdown))
+    .filter(({ language }) => language === 'ts')
   const problems = [...(await typeErrors(typescript)), ...(await Promise.all(all.map(problemsOf))).flat()]
   for (const problem of new Set(problems)) console.error(problem)
   console.log(
