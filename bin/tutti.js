@@ -6,7 +6,11 @@ if (have[0] > needed[0] || (have[0] === needed[0] && have[1] >= needed[1])) {
   import('../dist/cli/main.js')
 } else {
   console.error(
-    'tutti needs Node ' + needed.join('.') + ' or newer, and this is ' + process.versions.node + ': see https://nodejs.org/download.'
+    'tutti needs Node ' +
+      needed.join('.') +
+      ' or newer, and this is ' +
+      process.versions.node +
+      ': see https://nodejs.org/download.',
   )
   process.exitCode = 1
 }
