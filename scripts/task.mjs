@@ -1,7 +1,7 @@
 // Runs the npm scripts. Plain JavaScript of the oldest kind, so that an old Node can still say what it lacks.
 import { spawn } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
-import { constants } from 'node:os'
+import { availableParallelism, constants } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -35,7 +35,7 @@ const prepare = node('scripts/build.ts')
 const tasks = {
   prepare: [prepare],
   start: [node('src/cli/start.ts', ...args)],
-  test: [tests([], 'src/**/*.test.ts', 'test/**/*.test.ts', 'scripts/**/*.test.ts')],
+  test: [tests([`--test-concurrency=${availableParallelism()}`], 'src/**/*.test.ts', 'test/**/*.test.ts', 'scripts/**/*.test.ts')],
   'test:long': [tests(['--test-timeout=7200000'], 'src/**/*.long.ts', 'test/**/*.long.ts')],
   check: [
     tsc('tsconfig.core.json'),
