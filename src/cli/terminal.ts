@@ -35,21 +35,21 @@ export function readLines(stream: NodeJS.ReadStream): AsyncIterable<string> {
 /** One line at the bottom of a terminal that says what is going on; nothing at all where there is no terminal. */
 export class StatusLine {
   readonly #stream: NodeJS.WriteStream
-  #shown = false
+  #shown = ''
 
   constructor(stream: NodeJS.WriteStream) {
     this.#stream = stream
   }
 
   show(text: string): void {
-    if (!this.#stream.isTTY) return
+    if (!this.#stream.isTTY || text === this.#shown) return
     const fitting = text.slice(0, Math.max((this.#stream.columns || 80) - 1, 1))
     this.#stream.write(`\r\x1b[2K${dim(fitting, this.#stream)}`)
-    this.#shown = true
+    this.#shown = text
   }
 
   clear(): void {
-    if (this.#shown) this.#stream.write('\r\x1b[2K')
-    this.#shown = false
+    if (this.#shown !== '') this.#stream.write('\r\x1b[2K')
+    this.#shown = ''
   }
 }

@@ -6,6 +6,9 @@ import { loadTokenizer } from '../tokenizer/load.ts'
 import type { Shell } from './command.ts'
 import { runCommandLine } from './command-line.ts'
 
+// Node's test runner forces colours on its files when it has a terminal itself: here they follow the fake streams.
+delete process.env.FORCE_COLOR
+
 const tokenizer = await loadTokenizer()
 
 /** Harmony as text to the tokens that a model would generate. */
