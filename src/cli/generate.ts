@@ -14,7 +14,7 @@ export const generate = defineCommand({
   about: [
     'Answers the PROMPT, or all of stdin when there is none. The answer alone goes to stdout. Ctrl-C ends with exit code 130.',
     'With --json stdout has one JSON object a line instead, each with a type: {"type":"final","text"}, a piece of the ' +
-      'answer; {"type":"preamble","text"}, words before a call; {"type":"call","recipient","arguments","complete"}, a ' +
+      'answer; {"type":"preamble","text"}, words before a call; {"type":"call","recipient","arguments","contentType","complete"}, a ' +
       'call of a tool; {"type":"end","reason","usage"}, always the last, with the reason "stop" or "length". ' +
       '--show-reasoning adds {"type":"analysis","text"} and {"type":"repair","kind","at","tokens","meaning"}; --raw adds ' +
       '{"type":"token","token"}.',
