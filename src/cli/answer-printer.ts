@@ -62,8 +62,9 @@ export class AnswerPrinter {
     else this.#status.show(`thinking: ${count(this.#numTokens)} tokens`)
   }
 
-  /** Ends the line that is being written, if one is. */
+  /** Ends the line that is being written, if one is, and what was begun of an answer. */
   finish(): void {
+    this.#decoder.finish()
     this.#status.clear()
     if (this.#line && !this.#line.ended) this.#line.stream.write('\n')
     this.#line = undefined

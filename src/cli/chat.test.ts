@@ -157,6 +157,7 @@ describe('tutti chat at a terminal', () => {
     await shell.until('One more')
     shell.interrupt()
     await shell.until('[stopped]')
+    shell.interrupt() // a moment too late
     await say('Thanks')
     shell.type(ctrlD)
     assert.equal((await running).code, 0)

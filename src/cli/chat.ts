@@ -74,17 +74,28 @@ class Talk {
     this.#say(this.#model.notice)
     this.#say('/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves')
     const reader = new LineReader(this.#shell.stdin, this.#shell.stderr)
+    // A Ctrl-C that comes a moment too late, between an answer and the next prompt, must not end the program.
+    const release = this.#shell.onInterrupt(() => {})
+    try {
+      await this.#prompts(reader)
+    } finally {
+      release()
+    }
+    return exitCodes.success
+  }
+
+  /** Until the person leaves. */
+  async #prompts(reader: LineReader): Promise<void> {
     for (let interrupts = 0; interrupts < 2; ) {
       const entry = await reader.read('> ')
-      if (entry.type === 'end') break
+      if (entry.type === 'end') return
       if (entry.type === 'interrupt') {
         if (++interrupts === 1) this.#say('Ctrl-C again leaves, and so does Ctrl-D')
         continue
       }
       interrupts = 0
-      if ((await this.#obey(entry.text)) === 'quit') break
+      if ((await this.#obey(entry.text)) === 'quit') return
     }
-    return exitCodes.success
   }
 
   /** An entry at the prompt: a command of the chat, or a turn. */
@@ -115,18 +126,19 @@ class Talk {
       if (!(await this.#answer(text))) this.#printer.note('stopped')
     } catch (error) {
       if (!(error instanceof RequestError)) throw error
-      this.#printer.finish()
       this.#shell.stderr.write(`${error.message}\n`)
     }
   }
 
   /** False if Ctrl-C stopped it. */
   async #answer(text: string): Promise<boolean> {
-    const finished = await interruptible(this.#shell, async signal => {
-      for await (const event of this.#dialogue.ask(text, signal)) this.#printer.print(event)
-    })
-    if (!finished) this.#printer.finish()
-    return finished
+    try {
+      return await interruptible(this.#shell, async signal => {
+        for await (const event of this.#dialogue.ask(text, signal)) this.#printer.print(event)
+      })
+    } finally {
+      this.#printer.finish()
+    }
   }
 
   #setReasoning(effort: string | undefined): undefined {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
+import { DeviceError } from '../base/errors.ts'
 import { answering, FakeShell, harmony } from './testing.ts'
 
 const calling = harmony(
@@ -111,6 +112,13 @@ describe('tutti generate', () => {
     const { code, stderr } = await new FakeShell([[]], { info: { contextLength: 50 } }).run('generate', 'Hi')
     assert.equal(code, 1)
     assert.match(stderr, /^tutti: 68 tokens do not fit the context of 50/)
+  })
+
+  it('a device that fails ends the line that was begun', async () => {
+    const error = new DeviceError('the device was lost')
+    const shell = new FakeShell([{ tokens: harmony('<|channel|>final<|message|>One'), error }])
+    const { code, stdout, stderr } = await shell.run('generate', 'Hi')
+    assert.deepEqual({ code, stdout, stderr }, { code: 1, stdout: 'One\n', stderr: 'tutti: the device was lost\n' })
   })
 
   describe('--json', () => {

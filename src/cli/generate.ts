@@ -33,14 +33,17 @@ export const generate = defineCommand({
     if (model.notice) shell.stderr.write(`${model.notice}\n`)
     const { 'show-reasoning': showReasoning, raw, 'max-tokens': maxTokens } = values
     const printer = new AnswerPrinter(shell, model, { showReasoning, raw, maxTokens })
-    const finished = await interruptible(shell, async signal => {
-      for await (const event of model.respond(prompt, { ...respondOptions(values), signal })) {
-        if (!values.json) printer.print(event)
-        else for (const line of jsonEvents(event, values)) shell.stdout.write(`${JSON.stringify(line)}\n`)
-      }
-    })
-    printer.finish()
-    return finished ? exitCodes.success : exitCodes.interrupted
+    try {
+      const finished = await interruptible(shell, async signal => {
+        for await (const event of model.respond(prompt, { ...respondOptions(values), signal })) {
+          if (!values.json) printer.print(event)
+          else for (const line of jsonEvents(event, values)) shell.stdout.write(`${JSON.stringify(line)}\n`)
+        }
+      })
+      return finished ? exitCodes.success : exitCodes.interrupted
+    } finally {
+      printer.finish()
+    }
   },
 })
 
