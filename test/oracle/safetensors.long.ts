@@ -7,7 +7,7 @@ import { CheckpointError } from '../../src/base/errors.ts'
 import { seededRandom } from '../../src/base/random.ts'
 import { readHeader } from '../../src/checkpoint/safetensors.ts'
 import { memoryFolder } from '../../src/checkpoint/source.ts'
-import { mutatedFile } from '../../src/checkpoint/testing.ts'
+import { fileMutator } from '../../src/checkpoint/testing.ts'
 
 /** A Python with the package safetensors. */
 const python = process.env.TUTTI_ORACLE_PYTHON
@@ -18,7 +18,7 @@ type Tensors = [name: string, dataType: string, shape: number[], byteLength: num
 test(`the verdict on ${count} damaged files is the reference's, but for repeated keys`, {
   skip: python ? false : 'set TUTTI_ORACLE_PYTHON to a Python that has the package safetensors',
 }, async () => {
-  const random = seededRandom(2026)
+  const nextFile = fileMutator(seededRandom(2026))
   const script = fileURLToPath(new URL('safetensors-verdicts.py', import.meta.url))
   const oracle = spawn(python!, [script], { stdio: ['pipe', 'pipe', 'inherit'] })
   const lines = createInterface({ input: oracle.stdout })[Symbol.asyncIterator]()
@@ -26,7 +26,7 @@ test(`the verdict on ${count} damaged files is the reference's, but for repeated
   let accepted = 0
   let stricter = 0
   for (let done = 0; done < count; done += batch) {
-    const files = Array.from({ length: batch }, () => mutatedFile(random))
+    const files = Array.from({ length: batch }, () => nextFile())
     oracle.stdin.write(files.map(file => `${Buffer.from(file).toString('base64')}\n`).join(''))
     for (const file of files) {
       const line = (await lines.next()).value as string
