@@ -99,8 +99,8 @@ export function createMergeLong(pairs: Pairs, size: number): Merge {
       next[part] = next[gone]
       ranks[gone] = never
       if (next[part] < length) previous[next[part]] = part
-      setRank(part)
       if (previous[part] >= 0) setRank(previous[part])
+      setRank(part)
     }
 
     for (let part = 0; part < length; part++) {
@@ -109,11 +109,15 @@ export function createMergeLong(pairs: Pairs, size: number): Merge {
     }
     for (let part = 0; part < length; part++) setRank(part)
     for (let rank = heap.pop(); rank >= 0; rank = heap.pop()) {
-      let count = 0
-      for (let node = heads[rank]; node >= 0; node = nodeLink[node]) batch[count++] = nodePart[node]
+      let start = length
+      let ascending = true
+      for (let node = heads[rank]; node >= 0; node = nodeLink[node]) {
+        batch[--start] = nodePart[node]
+        ascending &&= start + 1 === length || batch[start] < batch[start + 1]
+      }
       heads[rank] = -1
-      const parts = batch.subarray(0, count).sort() // the left one of two that overlap comes first
-      for (const part of parts) if (ranks[part] === rank) mergeWithNext(part)
+      if (!ascending) batch.subarray(start, length).sort() // the left one of two that overlap has to come first
+      for (let at = start; at < length; at++) if (ranks[batch[at]] === rank) mergeWithNext(batch[at])
     }
     for (let part = 0; part < length; part = next[part]) out.push(ids[part])
   }
