@@ -6,7 +6,7 @@ import { likeliest, likeliestFew, likeliestFrom } from './likeliest.ts'
 
 /** Few different values make ties. */
 const logits = fc
-  .array(fc.oneof(fc.constantFrom(-Infinity, -1, 0, 0, 3), fc.float({ noNaN: true, noDefaultInfinity: true })), {
+  .array(fc.oneof(fc.constantFrom(-Infinity, -1, -0, 0, 3), fc.float({ noNaN: true, noDefaultInfinity: true })), {
     minLength: 1,
     maxLength: 200,
   })

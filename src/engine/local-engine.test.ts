@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DeviceError } from '../base/errors.ts'
@@ -206,6 +207,15 @@ test('of the named sessions the one used longest ago leaves first', async () => 
   assert.deepEqual([await reused('a'), await reused('b'), await reused('c')], [20, 0, 0])
 })
 
+test('with no room for named sessions each lives until another is used', async () => {
+  const { engine, device } = await openEngine({ maxSessions: 0 })
+  for (const session of ['a', 'b', 'a']) {
+    const [first] = await collect(engine.generate({ tokens: randomTokens(20, 3), session, maxTokens: 2, ...greedy }))
+    assert.equal((first as { cached: number }).cached, 0)
+  }
+  assert.equal(device.openCaches, numHiddenLayers)
+})
+
 test('sessions together hold no more tokens than the context: while one grows, others leave', async () => {
   const { engine, device } = await openEngine()
   const run = (session: string | undefined, length: number, maxTokens = 1) =>
@@ -306,6 +316,40 @@ test('a queued request is cancelled at once and never runs', async () => {
   assert.equal(device.layersRun - before, numHiddenLayers)
 })
 
+test('a request that is cancelled before its turn leaves its session as it is', async () => {
+  const { engine } = await openEngine()
+  const tokens = randomTokens(60, 1)
+  await collect(engine.generate({ tokens, session: 'a', maxTokens: 1, ...greedy }))
+  const controller = new AbortController()
+  const running = collect(engine.generate({ tokens: randomTokens(50, 2), maxTokens: 1, ...greedy }))
+  const queued = collect(engine.generate({ tokens: [47, 46], session: 'a' }, { signal: controller.signal }))
+  controller.abort()
+  await assert.rejects(queued, { name: 'AbortError' })
+  await running
+  const [first] = await collect(engine.generate({ tokens, session: 'a', maxTokens: 1, ...greedy }))
+  assert.deepEqual(first, { type: 'prefill', cached: 60, done: 0, total: 0 })
+})
+
+test('a signal that fires rejects before what has been generated already and is not read yet', async () => {
+  const { engine } = await openEngine()
+  const controller = new AbortController()
+  const events = engine.generate({ tokens: [1], maxTokens: 3, ...greedy }, { signal: controller.signal })
+  await events.next()
+  await collect(engine.generate({ tokens: [1], maxTokens: 1 })) // comes after it
+  controller.abort()
+  await assert.rejects(events.next(), { name: 'AbortError' })
+})
+
+test('a signal may serve many requests: none leaves a listener behind', async () => {
+  const { engine } = await openEngine()
+  const { signal } = new AbortController()
+  const request = { tokens: [1, 2], maxTokens: 3, ...greedy }
+  await collect(engine.generate(request, { signal }))
+  for await (const _ of engine.generate(request, { signal })) break
+  await assert.rejects(collect(engine.generate({ tokens: [] }, { signal })))
+  assert.equal(getEventListeners(signal, 'abort').length, 0)
+})
+
 test('a signal that has fired refuses before anything runs', async () => {
   const { engine, device } = await openEngine()
   const events = engine.generate({ tokens: [1, 2, 3] }, { signal: AbortSignal.abort() })
@@ -376,6 +420,21 @@ test('closing frees everything, also in the middle of a prefill, and rejects wha
   }
   await assert.rejects(collect(engine.generate({ tokens: [1] })), { name: 'DeviceError', message: /closed/ })
   assert.deepEqual([device.openCaches, device.closed], [0, 1])
+})
+
+test('closing waits for the layer that runs: nothing runs on a closed device', async () => {
+  const { engine, device } = await openEngine()
+  const slowly = async () => {
+    await sleep(2)
+    return false
+  }
+  const running = engine.run({ tokens: randomTokens(20, 1) }, () => {}, slowly)
+  const outcome = assert.rejects(running, { name: 'DeviceError', message: /closed/ })
+  while (device.layersRun === 0) await sleep(1)
+  device.onLayer = () => assert.equal(device.closed, 0)
+  await engine.close()
+  await outcome
+  assert.equal(device.closed, 1)
 })
 
 test('closing does not wait for a reader that has stopped reading', async () => {

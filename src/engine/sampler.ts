@@ -4,6 +4,7 @@ import type { SampledToken, SamplingOptions } from './engine.ts'
 import { likeliest, likeliestFew, likeliestFrom, refuseLogits } from './likeliest.ts'
 import type { TokenMask } from './mask.ts'
 import { checkSampling } from './request.ts'
+import { drawFromAll, sumOfWeights } from './softmax.ts'
 
 /** Chooses the tokens of one answer. */
 export class Sampler {
@@ -68,7 +69,7 @@ export class Sampler {
     const { temperature = 1, topK = 0, topP = 1, minP = 0 } = this.#options
     if (temperature === 0) return top
     const weight = (id: number) => Math.exp((logits[id] - logits[top]) / temperature)
-    if (topK === 0 && topP === 1 && minP === 0) return drawFromAll(logits, top, temperature, draw)
+    if (topK === 0 && topP === 1 && minP === 0) return drawFromAll(logits, logits[top], temperature, draw)
     const kept = shortlist(logits, top, temperature, { topK, topP, minP })
     const weights = kept.map(weight)
     let left = draw * weights.reduce((a, b) => a + b)
@@ -127,35 +128,4 @@ function shortlist(
     reached += w
   }
   return kept
-}
-
-/** Draws from softmax(logits / temperature), computing each exponential once and those of one block twice. */
-function drawFromAll(logits: Float32Array, top: number, temperature: number, draw: number): number {
-  const sums = runningSums(logits, logits[top], temperature)
-  const total = sums[sums.length - 1]
-  // draw · total may round up to the total itself: then it is the last token that has weight.
-  const isPast = (reached: number) => reached > draw * total || reached === total
-  const block = sums.findIndex(isPast)
-  let reached = block === 0 ? 0 : sums[block - 1]
-  for (let id = block * blockSize; ; id++) {
-    reached += Math.exp((logits[id] - logits[top]) / temperature)
-    if (isPast(reached)) return id
-  }
-}
-
-const sumOfWeights = (logits: Float32Array, largest: number, temperature: number): number =>
-  runningSums(logits, largest, temperature).at(-1)!
-
-const blockSize = 512
-
-/** Σ exp((logit − largest) / temperature) up to the end of each block. */
-function runningSums(logits: Float32Array, largest: number, temperature: number): Float64Array {
-  const sums = new Float64Array(Math.ceil(logits.length / blockSize))
-  let sum = 0
-  for (let block = 0, id = 0; block < sums.length; block++) {
-    const end = Math.min(id + blockSize, logits.length)
-    for (; id < end; id++) sum += Math.exp((logits[id] - largest) / temperature)
-    sums[block] = sum
-  }
-  return sums
 }
