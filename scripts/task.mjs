@@ -35,7 +35,14 @@ const prepare = node('scripts/build.ts')
 const tasks = {
   prepare: [prepare],
   start: [node('src/cli/start.ts', ...args)],
-  test: [tests([`--test-concurrency=${availableParallelism()}`], 'src/**/*.test.ts', 'test/**/*.test.ts', 'scripts/**/*.test.ts')],
+  test: [
+    tests(
+      [`--test-concurrency=${availableParallelism()}`],
+      'src/**/*.test.ts',
+      'test/**/*.test.ts',
+      'scripts/**/*.test.ts',
+    ),
+  ],
   'test:long': [tests(['--test-timeout=7200000'], 'src/**/*.long.ts', 'test/**/*.long.ts')],
   check: [
     tsc('tsconfig.core.json'),

@@ -3,9 +3,15 @@ import { CONSTRAIN_MARKER } from './tokens.ts'
 /** What can be wrong with fields. */
 export type FieldFlaw = 'recipient-spelling' | 'type-spelling' | 'word-order' | 'leftover'
 
+export interface NamedRecipient {
+  name: string
+  /** Without `to=`. */
+  isBare: boolean
+}
+
 /** The fields that a stretch of header text holds. */
 export interface Fields {
-  recipients: string[]
+  recipients: NamedRecipient[]
   contentType?: string
   flaws: FieldFlaw[]
   /** What is no field: in a header that lacks `<|message|>`, its content. */
@@ -15,7 +21,6 @@ export interface Fields {
 const RECIPIENT = /^to=([^\s<>{}[\]()"'`]*)/i
 const TYPE = /^(?:json|code)(?![\w-])/
 const CONSTRAINED_TYPE = /^\s*([A-Za-z][\w+.-]*(?:\/[\w+.-]+)?)/
-const NAMESPACED = /^(?:functions\.|browser\.|container\.)[\w.-]+$|^python$/
 
 export function noFields(): Fields {
   return { recipients: [], flaws: [], rest: '' }
@@ -32,24 +37,24 @@ export function takeConstrained(fields: Fields, text: string): string {
 
 /**
  * Reads ` to=name` and content types, in any order, from the beginning of a text; gives back what comes after them.
- * `isDeclared` says whether a word without `to=` is a tool's name.
+ * `isTool` says whether a word without `to=` is a tool's name.
  */
-export function takeFields(fields: Fields, text: string, isDeclared: (name: string) => boolean): string {
+export function takeFields(fields: Fields, text: string, isTool: (word: string) => boolean): string {
   let rest = text.trimStart()
   for (;;) {
-    const length = takeField(fields, rest, isDeclared)
+    const length = takeField(fields, rest, isTool)
     if (length === 0) return rest
     rest = rest.slice(length).trimStart()
   }
 }
 
-function takeField(fields: Fields, text: string, isDeclared: (name: string) => boolean): number {
+function takeField(fields: Fields, text: string, isTool: (word: string) => boolean): number {
   const to = RECIPIENT.exec(text)
   if (to !== null) {
     if (fields.contentType !== undefined) fields.flaws.push('word-order')
     if (!text.startsWith('to=') || !/^(?:[ \t\n\f\r]|$)/.test(text.slice(to[0].length)))
       fields.flaws.push('recipient-spelling')
-    fields.recipients.push(to[1])
+    fields.recipients.push({ name: to[1], isBare: false })
     return to[0].length
   }
   const type = TYPE.exec(text)
@@ -58,8 +63,8 @@ function takeField(fields: Fields, text: string, isDeclared: (name: string) => b
     return type[0].length
   }
   const word = firstWord(text)
-  if (word === '' || !(NAMESPACED.test(word) || isDeclared(word))) return 0
-  fields.recipients.push(word)
+  if (word === '' || !isTool(word)) return 0
+  fields.recipients.push({ name: word, isBare: true })
   fields.flaws.push('recipient-spelling')
   return word.length
 }
@@ -68,15 +73,15 @@ function takeField(fields: Fields, text: string, isDeclared: (name: string) => b
  * Reads a text of which every word must be a field, for `<|message|>` comes after it: the last unknown word is the
  * content type if there is none yet, others mean nothing.
  */
-export function takeAllFields(fields: Fields, text: string, isDeclared: (name: string) => boolean): void {
+export function takeAllFields(fields: Fields, text: string, isTool: (word: string) => boolean): void {
   const unknown: string[] = []
   let numRecipients = 0
-  let rest = takeFields(fields, text, isDeclared)
+  let rest = takeFields(fields, text, isTool)
   while (rest !== '') {
     const word = firstWord(rest)
     unknown.push(word)
     numRecipients = fields.recipients.length
-    rest = takeFields(fields, rest.slice(word.length), isDeclared)
+    rest = takeFields(fields, rest.slice(word.length), isTool)
   }
   const last = unknown.at(-1)
   if (last !== undefined && fields.contentType === undefined && isType(last, fields.recipients.length > 0)) {

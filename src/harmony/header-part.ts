@@ -15,19 +15,24 @@ export interface Part {
   flaws: RepairKind[]
 }
 
+// Names that are tools' even where none is declared.
+const NAMESPACED = /^(?:functions\.|browser\.|container\.)[\w.-]+$|^python$/
+const noTool = () => false
+
 /**
- * A reader of parts. `whole`: the part stands directly before `<|message|>`, all its words are fields. Otherwise what
- * follows the fields is text.
+ * A reader of parts. `whole`: the part stands directly before `<|message|>`, all its words are fields, a tool's name
+ * without `to=` too. Otherwise what follows the fields is text.
  */
 export function createPartReader(tokenizer: Tokenizer, isDeclared: (name: string) => boolean) {
   const channels = createChannelReader(tokenizer)
+  const isTool = (word: string) => NAMESPACED.test(word) || isDeclared(word)
 
   return (group: Group, whole: boolean, role: RoleReading): Part =>
     group.segments[0].marker === CHANNEL ? readMarked(group, whole) : readUnmarked(group, whole, role)
 
   function readMarked(group: Group, whole: boolean): Part {
     const [{ text, tokens }] = group.segments
-    const { channel, rest, flaw } = whole ? channels.word(text, isDeclared) : channels.prefix(text, tokens.slice(1))
+    const { channel, rest, flaw } = whole ? channels.word(text, isTool) : channels.prefix(text, tokens.slice(1))
     return readFields(group, channel, flaw, rest, whole)
   }
 
@@ -38,6 +43,8 @@ export function createPartReader(tokenizer: Tokenizer, isDeclared: (name: string
     if (channels.isAnalysis(group.segments[0].tokens.slice(numTokens))) {
       return readFields(group, 'analysis', 'missing-marker', text.slice('analysis'.length), false)
     }
+    const words = text.trim()
+    if (isTool(words) || (whole && isTool(firstWord(words)))) return readFields(group, undefined, undefined, text, true)
     const part = readFields(group, undefined, undefined, text, false)
     return whole && part.fields.recipients.length > 0 ? readFields(group, undefined, undefined, text, true) : part
   }
@@ -52,8 +59,8 @@ export function createPartReader(tokenizer: Tokenizer, isDeclared: (name: string
     const fields = noFields()
     const flaws = flaw === undefined ? [] : [flaw]
     const read = (text: string) => {
-      if (whole) takeAllFields(fields, text, isDeclared)
-      else if (fields.rest === '') fields.rest = takeFields(fields, text, isDeclared)
+      if (whole) takeAllFields(fields, text, isTool)
+      else if (fields.rest === '') fields.rest = takeFields(fields, text, noTool)
       else fields.rest += text
     }
     read(text)

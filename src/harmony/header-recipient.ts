@@ -1,3 +1,4 @@
+import type { NamedRecipient } from './header-fields.ts'
 import type { RepairKind } from './repair.ts'
 import { isRole, RECIPIENT_ALL } from './tokens.ts'
 
@@ -12,14 +13,15 @@ export function createRecipients(declared: ReadonlySet<string> | undefined) {
 
   return {
     isDeclared,
-    /** One recipient of those that a header names; on final only a declared tool, if those are known. */
-    choose(names: readonly string[], onFinal: boolean): { recipient?: string; flaws: RepairKind[] } {
-      if (names.length === 0) return { flaws: [] }
+    /** One recipient of those that a header names. An answer becomes a call only by `to=` and a tool that may exist. */
+    choose(named: readonly NamedRecipient[], onFinal: boolean): { recipient?: string; flaws: RepairKind[] } {
+      if (named.length === 0) return { flaws: [] }
       const flaws: RepairKind[] = []
-      const callable = names.filter(
-        name => canBeCalled(name) && (!onFinal || declared === undefined || isDeclared(name)),
-      )
-      if (callable.length < names.length) flaws.push('no-recipient')
+      const callable = named
+        .filter(({ name }) => canBeCalled(name))
+        .filter(({ name, isBare }) => !onFinal || (!isBare && (declared === undefined || isDeclared(name))))
+        .map(({ name }) => name)
+      if (callable.length < named.length) flaws.push('no-recipient')
       if (callable.length > 1) flaws.push('two-recipients')
       const name = callable.find(isDeclared) ?? callable[0]
       if (name === undefined) return { flaws }

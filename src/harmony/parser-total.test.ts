@@ -242,6 +242,24 @@ const repaired: Row[] = [
     ['analysis: We think.', 'final: 4'],
     ['no-header'],
   ],
+  [
+    'text without header that begins with a tool’s name',
+    'python is a snake.<|return|>',
+    ['commentary: python is a snake.'],
+    ['no-header'],
+  ],
+  [
+    'an answer without <|message|> that begins with a tool’s name',
+    '<|channel|>final python is a snake.<|return|>',
+    ['final: python is a snake.'],
+    ['missing-message'],
+  ],
+  [
+    'a tool’s name without to= before the channel',
+    'functions.f<|channel|>commentary <|constrain|>json<|message|>{}<|call|>',
+    ['commentary to=functions.f <|constrain|>json: {}'],
+    ['recipient-spelling'],
+  ],
   ['text without header, cut off', 'We think', ['analysis: We think'], ['no-header']],
   [
     'text without header before <|channel|>',
@@ -384,6 +402,12 @@ const repaired: Row[] = [
     '<|channel|>final to=functions.f<|message|>{}<|call|>',
     ['commentary to=functions.f: {}'],
     ['call-channel'],
+  ],
+  [
+    'a tool’s name without to= before an answer',
+    'functions.f<|channel|>final<|message|>x<|return|>',
+    ['final: x'],
+    ['no-recipient', 'recipient-spelling'],
   ],
   [
     'a tool that nobody declared, called on final',

@@ -98,4 +98,3 @@ export function schemaText(tokenizer: Tokenizer, schema: SchemaCase, options: Re
 export function schemaJson(schema: SchemaCase): string {
   return schema.parametersText ?? JSON.stringify(schema.parameters)
 }
-

@@ -84,6 +84,10 @@ const INTENDED: readonly [why: string, (case_: ParseCase, total: Message[]) => b
       'messages' in strict &&
       strict.messages.some(({ recipient }, k) => recipient !== undefined && recipient === total[k]?.contentType),
   ],
+  [
+    'white space beyond ASCII separates words, too',
+    ({ strict }) => 'messages' in strict && strict.messages.some(({ recipient = '' }) => /\s/.test(recipient)),
+  ],
 ]
 
 /** How total mode's reading of a case differs from strict mode's: not at all, by reported repairs, or as intended. */
