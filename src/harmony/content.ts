@@ -3,7 +3,7 @@ import { HarmonyError } from '../base/errors.ts'
 import { readJson, writeJson } from './json.ts'
 import type { Content, DeveloperContent, Message, ResponseFormat, SystemContent } from './message.ts'
 import type { Style } from './style.ts'
-import { escapeLineBreaks } from './text-lines.ts'
+import { commented, escapeLineBreaks } from './text-lines.ts'
 import { namespacesOf, toolsSection } from './tools.ts'
 
 /** One text per part; each is encoded on its own, so that no token spans two. */
@@ -83,9 +83,9 @@ function developerText({ instructions, tools, responseFormats }: DeveloperConten
 /** The schema stands there as JSON, not as TypeScript. */
 function responseFormatText({ name, description, schema }: ResponseFormat, style: Style): string {
   style.checkToolName(name, 'a response format')
-  const comment = style.lines(description ?? '').map(line => `// ${line}\n`)
+  const comment = commented(style.lines(description ?? ''))
   const json = escapeLineBreaks(writeJson(readJson(schema, `${name}.schema`)))
-  return `## ${name}\n\n${comment.join('')}${json}`
+  return `## ${name}\n\n${[...comment, json].join('\n')}`
 }
 
 function isGiven<T>(value: T | null | undefined): value is T {

@@ -1,11 +1,11 @@
 /** How text from outside is shown: as the reference pastes it, or so that it cannot break out. */
-import { type Json, readJson } from './json.ts'
+import { readJson } from './json.ts'
 import type { JsonSchemaSource } from './message.ts'
 import { checkHeaderPart, checkToolName } from './names.ts'
 import { readSchema } from './schema.ts'
 import { printSchema, rawQuoting, safeQuoting } from './schema-print.ts'
 import { readReferenceSchema } from './schema-reference.ts'
-import { everyLineOf, linesOf, oneLine } from './text-lines.ts'
+import { commented, everyLineOf, linesOf, oneLine } from './text-lines.ts'
 
 export interface Style {
   /** The lines of a description, for comments. */
@@ -26,19 +26,15 @@ export const referenceStyle: Style = {
   bareLines: linesOf,
   checkToolName: () => {},
   checkHeaderPart: () => {},
-  schema: (source, param) => printSchema(readReferenceSchema(read(source, param)), rawQuoting),
+  schema: (source, param) => printSchema(readReferenceSchema(readJson(source, param)), rawQuoting),
 }
 
 /** The same for harmless text; names that could forge are refused, other text is kept in its place. */
 export const safeStyle: Style = {
   lines: everyLineOf,
   inLine: oneLine,
-  bareLines: text => everyLineOf(text).map(line => `// ${line}`),
+  bareLines: text => commented(everyLineOf(text)),
   checkToolName,
   checkHeaderPart,
-  schema: (source, param) => printSchema(readSchema(read(source, param), param), safeQuoting),
-}
-
-function read(source: JsonSchemaSource, param: string): Json {
-  return readJson(source, param)
+  schema: (source, param) => printSchema(readSchema(readJson(source, param), param), safeQuoting),
 }

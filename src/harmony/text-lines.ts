@@ -18,6 +18,11 @@ function withoutEmptyEnd(lines: string[]): string[] {
   return lines.at(-1) === '' ? lines.slice(0, -1) : lines
 }
 
+/** Each line as a comment. */
+export function commented(lines: readonly string[]): string[] {
+  return lines.map(line => `// ${line}`)
+}
+
 export function hasLineBreak(text: string): boolean {
   return lineBreak.test(text)
 }

@@ -2,6 +2,7 @@
 import { builtinTools } from './builtin-tools.ts'
 import type { ToolConfig, ToolDescription, ToolNamespace } from './message.ts'
 import type { Style } from './style.ts'
+import { commented } from './text-lines.ts'
 
 /** Namespaces in the order of their names' UTF-8; of two with one name the last counts. */
 export function namespacesOf(tools: readonly ToolConfig[]): ToolNamespace[] {
@@ -37,7 +38,7 @@ function namespaceText(namespace: ToolNamespace, style: Style): string {
     lines.push(...(isBuiltin(namespace) ? description.split('\n') : style.bareLines(description)))
     return lines.join('\n')
   }
-  lines.push(...style.lines(description).map(line => `// ${line}`))
+  lines.push(...commented(style.lines(description)))
   lines.push(`namespace ${name} {\n`)
   for (const tool of tools) lines.push(...toolLines(tool, name, style))
   lines.push(`} // namespace ${name}`)
@@ -50,7 +51,7 @@ function isBuiltin(namespace: ToolNamespace): boolean {
 
 function toolLines({ name, description, parameters }: ToolDescription, namespace: string, style: Style): string[] {
   style.checkToolName(name, `a tool of ${namespace}`)
-  const comment = style.lines(description).map(line => `// ${line}`)
+  const comment = commented(style.lines(description))
   if (parameters === undefined || parameters === null) return [...comment, `type ${name} = () => any;\n`]
   return [...comment, `type ${name} = (_: ${style.schema(parameters, `${namespace}.${name}.parameters`)}) => any;\n`]
 }
