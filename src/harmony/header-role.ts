@@ -8,7 +8,7 @@ export interface RoleReading {
   text: string
   /** How many whole tokens the role took. */
   numTokens: number
-  flaw?: 'missing-role' | 'wrong-role' | 'leftover'
+  flaw?: 'missing-role' | 'wrong-role' | 'leftover' | 'recipient-spelling'
 }
 
 /**
@@ -26,6 +26,7 @@ export function createRoleReader(tokenizer: Tokenizer) {
     const words = /^(?:\s*assistant(?![A-Za-z0-9_]))+/.exec(rest)
     const text = words === null ? rest : rest.slice(words[0].length)
     if (numTokens === 0 && words === null) return afterStart ? withoutRole(rest) : { text: rest, numTokens }
+    if (afterStart && /^to=/i.test(text)) return { text, numTokens, flaw: 'recipient-spelling' }
     if (!text.startsWith(':')) return { text, numTokens, flaw: words && numTokens > 0 ? 'leftover' : undefined }
     return { text: text.slice(firstWord(text).length), numTokens, flaw: 'leftover' }
   }

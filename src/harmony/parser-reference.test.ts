@@ -67,7 +67,7 @@ const DIFFERENCES: Record<string, number> = {
   'missing-start': 25,
   'no-header': 36,
   'no-recipient': 13,
-  'recipient-spelling': 13,
+  'recipient-spelling': 15,
   'repeated-channel': 9,
   'stray-token': 47,
   'two-recipients': 7,

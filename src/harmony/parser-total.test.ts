@@ -384,6 +384,12 @@ const repaired: Row[] = [
     ['recipient-spelling'],
   ],
   [
+    'a recipient that touches the role',
+    `${ANALYSIS}t${AGAIN}to=functions.f<|channel|>commentary<|message|>{}<|call|>`,
+    ['analysis: t', 'commentary to=functions.f: {}'],
+    ['recipient-spelling'],
+  ],
+  [
     'a type apart from its marker',
     '<|channel|>commentary to=functions.f <|constrain|> json<|message|>{}<|call|>',
     ['commentary to=functions.f <|constrain|>json: {}'],
