@@ -17,7 +17,9 @@ export function fromBfloat16(word: number): number {
 
 /** float32 numbers → bfloat16 bits, as `toBfloat16`. */
 export function encodeBfloat16(values: Float32Array): Uint16Array<ArrayBuffer> {
-  return Uint16Array.from(values, toBfloat16)
+  const out = new Uint16Array(values.length)
+  for (let i = 0; i < values.length; i++) out[i] = toBfloat16(values[i])
+  return out
 }
 
 /** bfloat16 bits → float32, exact. */

@@ -5,10 +5,13 @@ import { type LayerParts, type Layout, layerNames, layerOf, type OuterParts, out
 import type { ModelConfig } from './config.ts'
 
 type Shape = readonly number[]
+type PartName = keyof OuterParts<unknown> | keyof LayerParts<unknown>
 
 /** A tensor that a checkpoint of this configuration has. */
 export interface ExpectedTensor {
   readonly name: string
+  /** Our name of what it is, or is a part of. */
+  readonly part: PartName
   /** safetensors' name of the type. */
   readonly dataType: 'BF16' | 'U8'
   readonly shape: Shape
@@ -56,13 +59,13 @@ export function* expectedTensors(config: ModelConfig, layout: Layout): Generator
 }
 
 /** The tensors of each part, from names and shapes of the same parts. */
-function pair<Part extends string>(
+function pair<Part extends PartName>(
   names: Record<Part, readonly string[]>,
   shapes: Record<Part, readonly Shape[]>,
 ): Record<Part, ExpectedTensor[]> {
   const parts = Object.keys(names) as Part[]
   const tensorsOf = (part: Part): ExpectedTensor[] =>
-    names[part].map((name, i) => ({ name, dataType: isMxfp4(part) ? 'U8' : 'BF16', shape: shapes[part][i] }))
+    names[part].map((name, i) => ({ name, part, dataType: isMxfp4(part) ? 'U8' : 'BF16', shape: shapes[part][i] }))
   return Object.fromEntries(parts.map(part => [part, tensorsOf(part)])) as Record<Part, ExpectedTensor[]>
 }
 
