@@ -57,9 +57,9 @@ export const row: Row = {
     },
     {
       file: 'src/harmony/parser-total.ts',
-      search: 'this.#openHeader(token === START)',
-      replace: 'this.#openHeader(false)',
-      what: 'a role after a message without end is taken for text',
+      search: "return 'endoftext'",
+      replace: 'return undefined',
+      what: 'an answer does not end at <|endoftext|>',
     },
     {
       file: 'src/harmony/header-segments.ts',
