@@ -134,7 +134,7 @@ test('what does not fit the configuration is refused with tensor, numbers and ca
       'openai',
       declared(sized(3, 4), 'openai'),
       small,
-      /^dir has 15 tensors that gpt-oss with this configuration has not \("block\.2\.attn\.norm\.scale", .*, …\): the weights have 3 layers and the configuration 2/,
+      /^dir has 15 tensors that gpt-oss with this configuration does not have \("block\.2\.attn\.norm\.scale", .*, …\): the weights have 3 layers and the configuration 2/,
     ],
     [
       'no sinks',

@@ -138,7 +138,7 @@ function refuseOthers(checkpoint: Checkpoint, config: ModelConfig): never {
   const others = [...checkpoint.tensors.keys()].filter(name => !known.has(name))
   const some = others.slice(0, 3).map(quoted).join(', ')
   throw new CheckpointError(
-    `${checkpoint.folder.path} has ${others.length} tensors that gpt-oss with this configuration has not (${some}${others.length > 3 ? ', …' : ''}): ` +
+    `${checkpoint.folder.path} has ${others.length} tensors that gpt-oss with this configuration does not have (${some}${others.length > 3 ? ', …' : ''}): ` +
       likelyCause(checkpoint, config, 'use the published model, without adapters or added layers'),
   )
 }

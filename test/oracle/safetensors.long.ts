@@ -12,13 +12,14 @@ import { fileMutator } from '../../src/checkpoint/testing.ts'
 /** A Python with the package safetensors. */
 const python = process.env.TUTTI_ORACLE_PYTHON
 const count = Number(process.env.TUTTI_ORACLE_COUNT ?? 1_000_000)
+const seed = Number(process.env.TUTTI_ORACLE_SEED ?? 1)
 
 type Tensors = [name: string, dataType: string, shape: number[], byteLength: number][]
 
 test(`the verdict on ${count} damaged files is the reference's, but for repeated keys`, {
   skip: python ? false : 'set TUTTI_ORACLE_PYTHON to a Python that has the package safetensors',
 }, async () => {
-  const nextFile = fileMutator(seededRandom(2026))
+  const nextFile = fileMutator(seededRandom(seed))
   const script = fileURLToPath(new URL('safetensors-verdicts.py', import.meta.url))
   const oracle = spawn(python!, [script], { stdio: ['pipe', 'pipe', 'inherit'] })
   const lines = createInterface({ input: oracle.stdout })[Symbol.asyncIterator]()
