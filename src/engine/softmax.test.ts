@@ -15,7 +15,7 @@ const draws: [name: string, length: number, ids: number[], draw: number, expecte
   ['below a half', 10, [4, 7], 0.4999, 4],
   ['exactly a half is the second', 10, [4, 7], 0.5, 7],
   ['the very end is the last that has weight', 10, [4, 7], almostOne, 7],
-  ['so it is where the product rounds up to the sum', 10, [1, 2, 3, 4, 5], almostOne, 5],
+  ['so it is among five', 10, [1, 2, 3, 4, 5], almostOne, 5],
   ['a lone token takes all', 1, [0], almostOne, 0],
   ['blocks of 512: in the first', 2000, [511, 512, 1999], 0.3, 511],
   ['blocks of 512: at the edge', 2000, [511, 512, 1999], 0.34, 512],

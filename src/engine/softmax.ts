@@ -11,14 +11,12 @@ export function sumOfWeights(logits: Float32Array, largest: number, temperature:
  */
 export function drawFromAll(logits: Float32Array, largest: number, temperature: number, draw: number): number {
   const sums = runningSums(logits, largest, temperature)
-  const total = sums[sums.length - 1]
-  // draw · total may round up to the total itself: then it is the last token that has weight.
-  const isPast = (reached: number) => reached > draw * total || reached === total
-  const block = sums.findIndex(isPast)
+  const target = draw * sums[sums.length - 1] // below the sum: a draw is at most 1 - 2^-53
+  const block = sums.findIndex(sum => sum > target)
   let reached = block === 0 ? 0 : sums[block - 1]
   for (let id = block * blockSize; ; id++) {
     reached += Math.exp((logits[id] - largest) / temperature)
-    if (isPast(reached)) return id
+    if (reached > target) return id
   }
 }
 

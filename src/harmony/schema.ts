@@ -30,7 +30,6 @@ export function readSchema(schema: Json, param?: string): SchemaType {
 /** A definition that is being read. */
 interface Definition {
   schema: JsonObject
-  name: string
   /** Whether it was met again inside itself. */
   isRecursive: boolean
 }
@@ -70,7 +69,7 @@ class SchemaReader {
     this.#measure()
     this.#depth++
     const { schema: flat, definitions, recursion } = flatten(schema, this.#root, definition => this.#isOpen(definition))
-    const type = recursion ? this.#nameOf(recursion) : this.#inside(definitions, () => this.#structureOf(flat))
+    const type = recursion ? this.#recursion(recursion) : this.#inside(definitions, () => this.#structureOf(flat))
     this.#depth--
     return { type, flat }
   }
@@ -99,23 +98,26 @@ class SchemaReader {
 
   /** Reads while these definitions are open; each that was met again inside gets its name. */
   #inside(schemas: readonly JsonObject[], read: () => SchemaType): SchemaType {
-    const definitions = schemas.map(schema => ({ schema, name: this.#definitionName(schema), isRecursive: false }))
+    const definitions = schemas.map(schema => ({ schema, isRecursive: false }))
     this.#open.push(...definitions)
     const type = read()
     this.#open.length -= definitions.length
     return definitions
       .filter(({ isRecursive }) => isRecursive)
-      .reduceRight((inner, { name }): SchemaType => ({ kind: 'named', name, type: inner }), type)
+      .reduceRight(
+        (inner, { schema }): SchemaType => ({ kind: 'named', name: this.#nameOf(schema), type: inner }),
+        type,
+      )
   }
 
-  #nameOf(schema: JsonObject): SchemaType {
-    const definition = this.#open.find(open => open.schema === schema)!
-    definition.isRecursive = true
-    return { kind: 'text', text: definition.name }
+  /** A definition inside itself. */
+  #recursion(schema: JsonObject): SchemaType {
+    this.#open.find(open => open.schema === schema)!.isRecursive = true
+    return { kind: 'text', text: this.#nameOf(schema) }
   }
 
   /** The last word of the definition's place, made a word of its own; `Root` for the whole. */
-  #definitionName(schema: JsonObject): string {
+  #nameOf(schema: JsonObject): string {
     const known = this.#names.get(schema)
     if (known !== undefined) return known
     const taken = new Set([...this.#names.values(), ...typeWords])

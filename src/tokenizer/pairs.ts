@@ -7,6 +7,7 @@ export interface Pairs {
 
 // An id has 18 bits. A slot is two words: left and 14 bits of right, then 4 bits of right and the merged id plus one.
 const idBits = 18
+const numBytes = 256
 const idMask = (1 << idBits) - 1
 const maxSize = 1 << idBits
 
@@ -16,6 +17,7 @@ export function createPairs(size: number): Pairs {
   const numSlots = 2 ** Math.ceil(Math.log2(2 * size + 2)) // at most half full
   const mask = numSlots - 1
   const slots = new Int32Array(2 * numSlots)
+  const ofBytes = new Int32Array(numBytes * numBytes) // every piece begins with these: one look, no hash
 
   /** The slot that holds the pair, or the free one where it would stand. */
   function find(left: number, right: number): number {
@@ -34,7 +36,9 @@ export function createPairs(size: number): Pairs {
       const slot = find(left, right)
       slots[2 * slot] = left | (right << idBits)
       slots[2 * slot + 1] = ((right >> (32 - idBits)) << idBits) | (merged + 1)
+      if ((left | right) < numBytes) ofBytes[left * numBytes + right] = merged + 1
     },
-    get: (left, right) => (slots[2 * find(left, right) + 1] & idMask) - 1,
+    get: (left, right) =>
+      ((left | right) < numBytes ? ofBytes[left * numBytes + right] : slots[2 * find(left, right) + 1] & idMask) - 1,
   }
 }
