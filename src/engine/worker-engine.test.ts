@@ -202,9 +202,9 @@ test('nano in its worker: a prefill is left within a layer, the caller is never 
       }
     }
     await assert.rejects(reading(), { name: 'AbortError' })
-    const events = await collect(engine.generate({ tokens: tokens.slice(0, 200), session: 'b', maxTokens: 2 }))
+    const events = await collect(engine.generate({ tokens: tokens.slice(0, 300), session: 'b', maxTokens: 2 }))
     const [first] = events as [GenerateEvent & { type: 'prefill' }]
-    assert.ok(first.cached >= 128 && first.cached < 200 && first.cached % 64 === 0, `${first.cached} reused`)
+    assert.ok(first.cached >= 128 && first.cached < 300 && first.cached % 64 === 0, `${first.cached} reused`)
     assert.equal(events.at(-1)?.type, 'end')
   })
 
