@@ -42,7 +42,7 @@ export interface AttentionShape {
  */
 export interface LayerCache {
   readonly window: number
-  /** The earliest position whose key and value are held and exact. */
+  /** The earliest position whose key and value are held. */
   readonly first: number
   /** Positions below this are taken; `attention` keeps what is there and writes only from here on. */
   readonly length: number
@@ -52,8 +52,6 @@ export interface LayerCache {
   truncate(length: number): void
   /** Forgets everything; the next write is at `position`, and nothing before it is seen. */
   restart(position: number): void
-  /** Declares entries before `position` unusable, although they are held. */
-  expire(position: number): void
   dispose(): void
 }
 

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { randomModel, smallConfig } from '../engine/testing.ts'
 import type { LayerCache } from '../kernels/ops.ts'
 import { KvCache } from './kv-cache.ts'
 
@@ -28,7 +29,6 @@ class Bounds implements LayerCache {
     this.first = position
     this.length = position
   }
-  expire(): void {}
   dispose(): void {
     this.disposed = true
   }
@@ -37,7 +37,7 @@ class Bounds implements LayerCache {
 /** Two windowed layers of 10 and 10 and two full ones; rings for chunks of up to 5. The windows reach back 18 tokens. */
 function newCache() {
   const layers = [new Bounds(10, 14), new Bounds(Infinity), new Bounds(10, 14), new Bounds(Infinity)]
-  const cache = new KvCache(layers)
+  const cache = new KvCache(layers, 5)
   const run = (from: number, to: number, chunk = 5) => {
     for (let at = from; at < to; at += chunk) {
       const end = Math.min(at + chunk, to)
@@ -125,4 +125,11 @@ test('disposing frees every layer', () => {
   const { cache, layers } = newCache()
   cache.dispose()
   assert.ok(layers.every(layer => layer.disposed))
+})
+
+test('a chunk larger than the windows were made for is refused, not half remembered', async () => {
+  const model = await randomModel(smallConfig)
+  const cache = model.newCache(4)
+  const pass = model.forward([{ cache, tokens: [1, 2, 3, 4, 5], start: 0, logits: 'none' }])
+  assert.throws(() => pass.next(), /chunk of 5 tokens is more than the 4/)
 })

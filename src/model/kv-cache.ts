@@ -10,6 +10,8 @@ import type { LayerCache } from '../kernels/ops.ts'
  */
 export class KvCache {
   readonly layers: readonly LayerCache[]
+  /** Tokens that the windowed layers can take at once. */
+  readonly maxChunk: number
   readonly #full: readonly LayerCache[]
   readonly #windowed: readonly LayerCache[]
   /** Tokens that windows which began empty must run before they are exact. */
@@ -18,9 +20,10 @@ export class KvCache {
   #start = 0
   #length = 0
 
-  constructor(layers: readonly LayerCache[]) {
+  constructor(layers: readonly LayerCache[], maxChunk: number) {
     const isWindowed = (layer: LayerCache) => Number.isFinite(layer.window)
     this.layers = layers
+    this.maxChunk = maxChunk
     this.#full = layers.filter(layer => !isWindowed(layer))
     this.#windowed = layers.filter(isWindowed)
     this.#reach = this.#windowed.reduce((sum, layer) => sum + layer.window - 1, 0)

@@ -61,7 +61,10 @@ export class Transformer {
 
   /** An empty cache for one sequence that is fed at most `maxChunk` tokens at a time. */
   newCache(maxChunk: number): KvCache {
-    return new KvCache(this.#shapes.map(shape => this.#device.newCache(shape, maxChunk)))
+    return new KvCache(
+      this.#shapes.map(shape => this.#device.newCache(shape, maxChunk)),
+      maxChunk,
+    )
   }
 
   /**
@@ -106,8 +109,14 @@ function layout(batch: readonly Chunk[]) {
   const pieces: Piece[] = []
   const wanted: number[] = []
   let row = 0
-  for (const { tokens, start, logits } of batch) {
+  for (const { cache, tokens, start, logits } of batch) {
     const count = tokens.length
+    if (count > cache.maxChunk) {
+      // The ring would overwrite what the chunk's first tokens still see, without any sign.
+      throw new RangeError(
+        `a chunk of ${count} tokens is more than the ${cache.maxChunk} that its cache can take at once`,
+      )
+    }
     pieces.push({ row, count, start })
     if (logits === 'all') for (let i = 0; i < count; i++) wanted.push(row + i)
     else if (logits === 'last') wanted.push(row + count - 1)

@@ -56,10 +56,6 @@ export class ReferenceCache implements LayerCache {
     this.length = position
   }
 
-  expire(position: number): void {
-    this.first = Math.max(this.first, position)
-  }
-
   dispose(): void {
     this.keys = this.values = new Float32Array(0)
     this.#capacity = 0
