@@ -1,6 +1,7 @@
 import { CheckpointError } from '../base/errors.ts'
 import type { ModelConfig } from './config.ts'
 import type { ConfigReader } from './config-reader.ts'
+import { yarnConcentration, yarnRange } from './yarn.ts'
 
 type Rope = Pick<
   ModelConfig,
@@ -58,7 +59,7 @@ function readObject(read: ConfigReader, rope: ConfigReader): Rope {
 function checkConcentration(rope: ConfigReader, factor: number): void {
   const given = rope.value('attention_factor')
   if (given === undefined) return
-  const expected = factor > 1 ? 0.1 * Math.log(factor) + 1 : 1
+  const expected = factor > 1 ? yarnConcentration(factor) : 1
   const matches = typeof given === 'number' && Math.abs(given - expected) < 1e-6 // decimals that someone rounded
   if (!matches) rope.refuse('attention_factor', `${expected}, which follows from the factor ${factor}`)
 }
@@ -77,16 +78,12 @@ function readContext(read: ConfigReader, initialContextLength: number, factor: n
 
 /** YaRN mixes frequencies between these dimensions; OpenAI's reference asks the same of them. */
 function checkRange(read: ConfigReader, rope: Rope, headDim: number): void {
-  const half = headDim / 2
-  const dimension = (rotations: number) =>
-    (half * Math.log(rope.initialContextLength / (rotations * 2 * Math.PI))) / Math.log(rope.ropeTheta)
-  const low = dimension(rope.ropeNtkBeta)
-  const high = dimension(rope.ropeNtkAlpha)
-  if (0 < low && low < high && high < half - 1) return
+  const { low, high } = yarnRange({ ...rope, headDim })
+  if (0 < low && low < high && high < headDim / 2 - 1) return
   const { initialContextLength, ropeTheta, ropeNtkAlpha, ropeNtkBeta } = rope
   const given = `theta ${ropeTheta}, initial context ${initialContextLength}, alpha ${ropeNtkAlpha}, beta ${ropeNtkBeta}`
   throw new CheckpointError(
     `${read.path} has YaRN numbers (${given}) whose ramp runs from ${low.toFixed(2)} to ${high.toFixed(2)}, ` +
-      `expected 0 < low < high < ${half - 1}: check the file, or download it again`,
+      `expected 0 < low < high < ${headDim / 2 - 1}: check the file, or download it again`,
   )
 }

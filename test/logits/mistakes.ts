@@ -28,8 +28,7 @@ const inHalves = `inner.map((_, i) => {
       return inner[row + (i % 2) * innerSize + Math.floor((i - row) / 2)]
     })`
 
-const bounds = `const low = dimension(config.ropeNtkBeta)
-  const high = dimension(config.ropeNtkAlpha)`
+const bounds = 'low: dimension(ropeNtkBeta), high: dimension(ropeNtkAlpha)'
 const ramp = 'const ramp = Math.min(Math.max((i - low) / (high - low), 0), 1)'
 
 /** The mistakes that `check.py --mistakes` beside the goldens measures, in its order. */
@@ -60,11 +59,7 @@ export const mistakes: Mistake[] = [
     what: 'YaRN bounds rounded',
     file: yarn,
     search: bounds,
-    replace: bounds
-      .replace('dimension', 'Math.floor(dimension')
-      .replace('= dimension', '= Math.ceil(dimension')
-      .replace('Beta)', 'Beta))')
-      .replace('Alpha)', 'Alpha))'),
+    replace: 'low: Math.floor(dimension(ropeNtkBeta)), high: Math.ceil(dimension(ropeNtkAlpha))',
   },
   { what: 'YaRN ramp reversed', file: yarn, search: ramp, replace: ramp.replace('Math.min', '1 - Math.min') },
   { what: 'all frequencies interpolated', file: yarn, search: ramp, replace: 'const ramp = 1' },
