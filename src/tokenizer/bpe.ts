@@ -1,4 +1,5 @@
 import { RequestError } from '../base/errors.ts'
+import { createFirstParts } from './first-parts.ts'
 import { createMerge } from './merge.ts'
 import { aliases, firstSpecial, lastSpecial, specialIds, specialName, vocabSize } from './special-tokens.ts'
 import { classify, endOfPiece } from './split.ts'
@@ -84,9 +85,9 @@ export function createTokenizer(vocabulary: Vocabulary, moreNames: ReadonlyMap<s
 
 /** Ordinary text to ids, which are appended to `out`. */
 function createEncode(vocabulary: Vocabulary): (text: string, out: number[]) => void {
-  const { byteIds, pairs, size } = vocabulary
   const findToken = createFindToken(vocabulary)
-  const merge = createMerge(pairs, size)
+  const firstParts = createFirstParts(vocabulary)
+  const merge = createMerge(vocabulary.pairs, vocabulary.size)
   const kept = new Int32Array(1024)
 
   function encodePiece(bytes: Uint8Array, start: number, end: number, out: number[]): void {
@@ -97,8 +98,7 @@ function createEncode(vocabulary: Vocabulary): (text: string, out: number[]) => 
     }
     const length = end - start
     const ids = length <= kept.length ? kept : new Int32Array(length)
-    for (let at = 0; at < length; at++) ids[at] = byteIds[bytes[start + at]]
-    merge(ids, length, out)
+    merge(ids, firstParts(bytes, start, end, ids), out)
   }
 
   return (text, out) => {
