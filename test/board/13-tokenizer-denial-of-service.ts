@@ -7,7 +7,7 @@ const megabyte = 1_000_000 // of UTF-8, the largest input
 const probes = [1 / 32, 1 / 16, 1 / 8, 1 / 4] // parts of it that come first, lest a slow family takes hours
 const maxMs = 1000
 const maxRatio = 2.6 // of the times for a whole and half a megabyte
-const maxTries = 8 // the best time of several counts
+const maxTries = 24 // the best time of several counts; only a family over the ratio needs more than a few
 
 /** Text that a family repeats or draws, until it has the length asked for. */
 type Family = [name: string, unit: string | ((random: () => number) => string), allowedSpecial?: 'all']

@@ -8,8 +8,12 @@ const tutti = ['--conditions=tutti-source', join(root, 'src/cli/main.ts')]
 const noPython =
   spawnSync('python3', ['-c', 'import pty']).status === 0 ? false : 'needs python3 with pty for a terminal'
 
-/** Node's test runner forces colours on its files when it has a terminal itself. */
-const plain = { ...process.env, FORCE_COLOR: undefined, NO_COLOR: undefined, NODE_TEST_CONTEXT: undefined }
+/** As at a person's terminal, wherever the tests run: their runner and CI services set these for their own ends. */
+const plain = {
+  ...process.env,
+  TERM: 'xterm-256color',
+  ...{ FORCE_COLOR: undefined, NO_COLOR: undefined, CI: undefined, NODE_TEST_CONTEXT: undefined },
+}
 
 interface Ended {
   code: number | null
