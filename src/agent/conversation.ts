@@ -1,5 +1,6 @@
 import { RequestError } from '../base/errors.ts'
 import type { Message, ReasoningEffort, ToolConfig, ToolDescription } from '../harmony/message.ts'
+import { defaultSystemMessage, developerMessage } from '../harmony/messages.ts'
 
 /** What stands above the user's words in a conversation. */
 export interface Instructions {
@@ -22,33 +23,17 @@ export function conversation(input: string | readonly Message[], instructions: I
   if (given.length === 0) {
     throw new RequestError('the conversation is empty: give at least one message', { param: 'input' })
   }
-  const developer = developerMessage(instructions)
+  const { developer, tools = [] } = instructions
+  const above = developer !== undefined || tools.length > 0
   const systemEnd = given.findLastIndex(message => message.role === 'system') + 1
   const system = systemEnd === 0 ? [systemMessage(instructions)] : given.slice(0, systemEnd)
-  return [...system, ...developer, ...given.slice(systemEnd)]
+  const heading = above ? [developerMessage({ instructions: developer, functions: tools })] : []
+  return [...system, ...heading, ...given.slice(systemEnd)]
 }
 
-/** The system message in the words that gpt-oss was trained on. */
-export function systemMessage({ reasoning = 'medium', date = today() }: Instructions = {}): Message {
-  return {
-    role: 'system',
-    content: [
-      {
-        type: 'system',
-        identity: 'You are ChatGPT, a large language model trained by OpenAI.',
-        knowledgeCutoff: '2024-06',
-        conversationStartDate: date,
-        reasoningEffort: reasoning,
-        requiredChannels: ['analysis', 'commentary', 'final'],
-      },
-    ],
-  }
-}
-
-function developerMessage({ developer, tools = [] }: Instructions): Message[] {
-  if (developer === undefined && tools.length === 0) return []
-  const namespaces = tools.length > 0 ? [{ name: 'functions', tools }] : null
-  return [{ role: 'developer', content: [{ type: 'developer', instructions: developer ?? null, tools: namespaces }] }]
+/** The system message that gpt-oss was trained with, dated. */
+export function systemMessage({ reasoning, date = today() }: Instructions = {}): Message {
+  return defaultSystemMessage({ reasoningEffort: reasoning, date })
 }
 
 /** Full names of the tools that a conversation offers: what a call may have as its recipient. */

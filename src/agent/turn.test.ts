@@ -92,14 +92,14 @@ const turns: { title: string; text: string; recipients?: string[]; meaning: stri
     meaning: ['repair: bare-name', 'call: functions.look({})', 'end: stop'],
   },
   {
-    title: 'a recipient that no header can carry, made one that it can',
+    title: 'a recipient that no header can carry, which is no call',
     text: '<|channel|>commentary to=a|b=c <|constrain|>json<|message|>{}<|call|>',
-    meaning: ['call: a_b_c({})', 'end: stop'],
+    meaning: ['repair: no-recipient', 'preamble: {}', 'repair: call-without-recipient', 'end: stop'],
   },
   {
     title: 'a recipient of nothing that can be seen, which must not become the role "tool"',
     text: '<|channel|>commentary to=\u200b<|message|>{}<|call|>',
-    meaning: ['call: tool_({})', 'end: stop'],
+    meaning: ['repair: no-recipient', 'preamble: {}', 'repair: call-without-recipient', 'end: stop'],
   },
 ]
 

@@ -1,13 +1,12 @@
 import type { EndReason, Engine, GenerateRequest, Usage } from '../engine/engine.ts'
 import { type Message, textOf } from '../harmony/message.ts'
-import { sanitizeToolNames } from '../harmony/names.ts'
 import { type Ended, HarmonyParser, type ParserEvent } from '../harmony/parser.ts'
 import type { Repair } from '../harmony/repair.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 
 /** A tool call of the model. Its arguments are the text that it wrote: JSON for functions, code for python. */
 export interface ToolCall {
-  /** `functions.get_weather`, `python`, `browser.search`; characters that no header can carry are `_`. */
+  /** `functions.get_weather`, `python`, `browser.search`: a name that a tool may have. */
   recipient: string
   arguments: string
   contentType?: string
@@ -91,17 +90,11 @@ class TurnReader {
     }
   }
 
-  *#finished(given: Message, ended: Ended): Generator<TurnEvent> {
-    const message = given.recipient === undefined ? given : { ...given, recipient: sayable(given.recipient) }
+  *#finished(message: Message, ended: Ended): Generator<TurnEvent> {
     this.messages.push(message)
     if (message.recipient !== undefined) yield { type: 'call', call: callOf(message, ended) }
     yield { type: 'message', message }
   }
-}
-
-/** A recipient as a header can carry it, so that the next prompt can tell of the call and of its result. */
-function sayable(recipient: string): string {
-  return sanitizeToolNames([recipient]).toModel.get(recipient) ?? recipient
 }
 
 /** Only what says that it is final is shown as an answer. */

@@ -1,6 +1,6 @@
 import type { NamedRecipient } from './header-fields.ts'
+import { toolNameProblem } from './names.ts'
 import type { RepairKind } from './repair.ts'
-import { isRole, RECIPIENT_ALL } from './tokens.ts'
 
 const FUNCTIONS = 'functions.'
 
@@ -8,8 +8,8 @@ const FUNCTIONS = 'functions.'
 export function createRecipients(declared: ReadonlySet<string> | undefined) {
   const resolve = (name: string) => (declared?.has(name) || !declared?.has(FUNCTIONS + name) ? name : FUNCTIONS + name)
   const isDeclared = (name: string) => declared?.has(resolve(name)) ?? false
-  // No tool is named like a role, and `all` is nobody in particular.
-  const canBeCalled = (name: string) => name !== '' && name !== RECIPIENT_ALL && !isRole(name)
+  // Whoever answers a call stands under its name, so that no call has a name that no tool may have.
+  const canBeCalled = (name: string) => toolNameProblem(name) === undefined
 
   return {
     isDeclared,

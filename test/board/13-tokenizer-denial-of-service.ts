@@ -6,8 +6,8 @@ import type { Row } from './row.ts'
 const megabyte = 1_000_000 // of UTF-8, the largest input
 const probes = [1 / 32, 1 / 16, 1 / 8, 1 / 4] // parts of it that come first, lest a slow family takes hours
 const maxMs = 1000
-const maxRatio = 2.6 // of the times for a whole and half a megabyte
-const maxTries = 24 // the best time of several counts; only a family over the ratio needs more than a few
+const maxGrowth = 2.6 // of the time when the text doubles: the mean of three doublings, for at one of them a cache overflows
+const maxTries = 12 // the best time of several counts
 
 /** Text that a family repeats or draws, until it has the length asked for. */
 type Family = [name: string, unit: string | ((random: () => number) => string), allowedSpecial?: 'all']
@@ -95,15 +95,17 @@ function check(tokenizer: Tokenizer, [name, unit, allowedSpecial]: Family, seed:
     if (ms > 4 * part * maxMs) return `${name}: ${part * megabyte} bytes take ${ms.toFixed(0)} ms`
   }
   const encodeWhole = measure(megabyte)
-  const encodeHalf = measure(megabyte / 2)
+  const encodeEighth = measure(megabyte / 8)
   let whole = Number.POSITIVE_INFINITY
-  let half = Number.POSITIVE_INFINITY
+  let eighth = Number.POSITIVE_INFINITY
+  let growth = 0
   for (let tries = 0; tries < maxTries; tries++) {
-    half = Math.min(half, (encodeHalf() + encodeHalf()) / 2) // as long as the whole, so as likely to be disturbed
+    for (let again = 0; again < 4; again++) eighth = Math.min(eighth, encodeEighth())
     whole = Math.min(whole, encodeWhole())
-    if (whole <= maxMs && whole <= maxRatio * half) return undefined
+    growth = Math.cbrt(whole / eighth)
+    if (whole <= maxMs && growth <= maxGrowth) return undefined
   }
-  return `${name}: a megabyte takes ${whole.toFixed(0)} ms, ${(whole / half).toFixed(2)} times what half of it takes`
+  return `${name}: a megabyte takes ${whole.toFixed(0)} ms, and twice the text ${growth.toFixed(2)} times as long`
 }
 
 function makeText(unit: Family[1], bytes: number, seed: number): string {
