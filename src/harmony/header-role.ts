@@ -27,7 +27,8 @@ export function createRoleReader(tokenizer: Tokenizer) {
     const text = words === null ? rest : rest.slice(words[0].length)
     if (numTokens === 0 && words === null) return afterStart ? withoutRole(rest) : { text: rest, numTokens }
     if (afterStart && /^to=/i.test(text)) return { text, numTokens, flaw: 'recipient-spelling' }
-    if (!text.startsWith(':')) return { text, numTokens, flaw: words && numTokens > 0 ? 'leftover' : undefined }
+    const isSaidTwice = numTokens > 1 || (numTokens > 0 && words !== null)
+    if (!text.startsWith(':')) return { text, numTokens, flaw: isSaidTwice ? 'leftover' : undefined }
     return { text: text.slice(firstWord(text).length), numTokens, flaw: 'leftover' }
   }
 }

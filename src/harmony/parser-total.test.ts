@@ -357,6 +357,12 @@ const repaired: Row[] = [
     ['analysis: t', 'final: 4'],
     ['leftover'],
   ],
+  [
+    'the role twice',
+    `${ANALYSIS}t<|end|><|start|>assistantassistant${FINAL}4<|return|>`,
+    ['analysis: t', 'final: 4'],
+    ['leftover'],
+  ],
 
   // Recipients.
   [
