@@ -51,19 +51,24 @@ function hashOf(files: string[]): string {
 
 function buildDist(): void {
   const fresh = join(cache, `dist-${process.pid}`)
-  const tsc = join(root, 'node_modules/typescript/bin/tsc')
-  const args = [tsc, '-p', 'tsconfig.build.json', '--noCheck', '--outDir', fresh]
-  const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
-  if (status !== 0) {
-    rmSync(fresh, { recursive: true, force: true })
-    throw new Error('dist/ is not built: tsc stopped with the errors above; mend them, then "npm run prepare".')
-  }
-  for (const file of globSync('**/*.d.ts', { cwd: fresh })) mendDeclarations(join(fresh, file))
-  for (const file of dataFiles) cpSync(join(root, file), join(fresh, file.replace(/^src\//, '')))
+  writeDist(fresh)
   const stale = join(cache, `stale-${process.pid}`)
   if (existsSync(join(root, 'dist'))) renameSync(join(root, 'dist'), stale)
   renameSync(fresh, join(root, 'dist'))
   rmSync(stale, { recursive: true, force: true })
+}
+
+/** Writes what dist/ holds to a folder of any name; its modules look for models/ beside that folder. */
+export function writeDist(folder: string): void {
+  const tsc = join(root, 'node_modules/typescript/bin/tsc')
+  const args = [tsc, '-p', 'tsconfig.build.json', '--noCheck', '--outDir', folder]
+  const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
+  if (status !== 0) {
+    rmSync(folder, { recursive: true, force: true })
+    throw new Error('dist/ is not built: tsc stopped with the errors above; mend them, then "npm run prepare".')
+  }
+  for (const file of globSync('**/*.d.ts', { cwd: folder })) mendDeclarations(join(folder, file))
+  for (const file of dataFiles) cpSync(join(root, file), join(folder, file.replace(/^src\//, '')))
 }
 
 /**

@@ -1,20 +1,29 @@
+import { DeviceError } from './base/errors.ts'
 import type { FromWorker, WorkerPort } from './engine/worker-protocol.ts'
 
 /** Where a model's files lie: an address, relative to the page's. */
 export function locateModel(name: string): string {
-  if (name === 'nano' || name === 'gpt-oss-nano') return new URL('../models/nano', import.meta.url).href
+  const here = import.meta.url // a bundler would take `new URL` of a literal for a file to pack, and this is a folder
+  if (name === 'nano' || name === 'gpt-oss-nano') return new URL('../models/nano', here).href
   return new URL(name, location.href).href
 }
 
-/** Starts the worker that will load and run the model at `path`. */
+/** Starts the worker that will load and run the model at `path`. Throws DeviceError where it could not be stopped again. */
 export function startWorker(data: { path: string; contextLength?: number }): WorkerPort {
+  if (!crossOriginIsolated) {
+    throw new DeviceError(
+      `this page (${location.href}) shares no memory with its workers: serve it from https or localhost, with the headers ` +
+        'Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp',
+    )
+  }
   const worker = new Worker(new URL('./worker.web.js', import.meta.url), { type: 'module' })
   worker.postMessage(data)
   return {
     post: message => worker.postMessage(message),
     listen(onMessage, onDeath) {
       worker.onmessage = (event: MessageEvent<FromWorker>) => onMessage(event.data)
-      worker.onerror = event => onDeath(event.message)
+      // An event without a message: not its code failed, but there is none to run.
+      worker.onerror = event => onDeath(event.message ?? 'its script, or one that it imports, could not be loaded')
       worker.onmessageerror = () => onDeath('a message could not be read')
     },
     hold: () => {},

@@ -1,4 +1,4 @@
-import { openFolder } from '#source'
+import { openFolder } from './checkpoint/source.web.ts' // by its path: an import map does not reach into a worker
 import { hostEngine } from './engine/worker-host.ts'
 import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
 import { openEngine } from './open-engine.ts'

@@ -6,7 +6,8 @@ import type { Row } from './row.ts'
 const megabyte = 1_000_000 // of UTF-8, the largest input
 const probes = [1 / 32, 1 / 16, 1 / 8, 1 / 4] // parts of it that come first, lest a slow family takes hours
 const maxMs = 1000
-const maxGrowth = 2.6 // of the time when the text doubles: the mean of three doublings, for at one of them a cache overflows
+const doublings = 6
+const maxGrowth = 2.6 // of the time when the text doubles: the mean of all doublings, for at one or two a cache overflows
 const maxTries = 12 // the best time of several counts
 
 /** Text that a family repeats or draws, until it has the length asked for. */
@@ -95,14 +96,14 @@ function check(tokenizer: Tokenizer, [name, unit, allowedSpecial]: Family, seed:
     if (ms > 4 * part * maxMs) return `${name}: ${part * megabyte} bytes take ${ms.toFixed(0)} ms`
   }
   const encodeWhole = measure(megabyte)
-  const encodeEighth = measure(megabyte / 8)
+  const encodePart = measure(megabyte / 2 ** doublings)
   let whole = Number.POSITIVE_INFINITY
-  let eighth = Number.POSITIVE_INFINITY
+  let part = Number.POSITIVE_INFINITY
   let growth = 0
   for (let tries = 0; tries < maxTries; tries++) {
-    for (let again = 0; again < 4; again++) eighth = Math.min(eighth, encodeEighth())
+    for (let again = 0; again < 16; again++) part = Math.min(part, encodePart())
     whole = Math.min(whole, encodeWhole())
-    growth = Math.cbrt(whole / eighth)
+    growth = (whole / part) ** (1 / doublings)
     if (whole <= maxMs && growth <= maxGrowth) return undefined
   }
   return `${name}: a megabyte takes ${whole.toFixed(0)} ms, and twice the text ${growth.toFixed(2)} times as long`
