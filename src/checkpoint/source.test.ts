@@ -33,8 +33,10 @@ const answerRanges: RequestListener = (request, response) => {
   const file = files[request.url!.replace('/models/', '')]
   if (!file) return void response.writeHead(404).end()
   const range = /bytes=(\d+)-(\d+)/.exec(request.headers.range ?? '')
-  if (!range)
-    return void response.writeHead(200, { 'content-length': file.length }).end(request.method === 'HEAD' ? '' : file)
+  if (!range) return void response.writeHead(200, { 'content-length': file.length }).end(file)
+  if (Number(range[1]) >= file.length) {
+    return void response.writeHead(416, { 'content-range': `bytes */${file.length}` }).end()
+  }
   const [begin, last] = [Number(range[1]), Math.min(Number(range[2]), file.length - 1)]
   response
     .writeHead(206, { 'content-range': `bytes ${begin}-${last}/${file.length}` })
@@ -118,6 +120,20 @@ describe('a folder of files', () => {
   })
 })
 
+test('on the web a page in place of a file is no file, and an empty file has 0 bytes', async () => {
+  const server = await serve((request, response) => {
+    if (request.url === '/models/config.json') response.writeHead(416, { 'content-range': 'bytes */0' }).end()
+    else if (request.url === '/models/model.safetensors.index.json') {
+      response.writeHead(206, { 'content-type': 'text/html', 'content-range': 'bytes 0-0/15' }).end('<')
+    } else response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end('<!doctype html>')
+  })
+  const folder = await openWeb(server.url)
+  assert.deepEqual(await folder.list(), ['config.json'])
+  assert.equal(await folder.size('config.json'), 0)
+  await assert.rejects(folder.size('model.safetensors'), /has no file model\.safetensors/)
+  await server.close()
+})
+
 test('a web server without range requests, or with encoded or unmeasured files, is refused with the cure', async () => {
   const cases: [answer: RequestListener, act: (folder: Folder) => Promise<unknown>, message: RegExp][] = [
     [
@@ -136,9 +152,14 @@ test('a web server without range requests, or with encoded or unmeasured files, 
       /has 2 bytes where byte 4 was wanted/,
     ],
     [
-      (_, response) => response.writeHead(200, { 'content-encoding': 'gzip', 'content-length': 5 }).end(),
+      (_, response) => response.writeHead(206, { 'content-encoding': 'gzip', 'content-range': 'bytes 0-0/10' }).end(),
       folder => folder.size('model.safetensors'),
-      /without the size of the file; serve the files uncompressed/,
+      /answered 206 to a request for bytes 0 to 1: its server must support range/,
+    ],
+    [
+      (_, response) => response.writeHead(206, { 'content-range': 'bytes 0-0/*' }).end('0'),
+      folder => folder.size('model.safetensors'),
+      /must support range requests \(206 with Content-Range and the size\)/,
     ],
     [(_, response) => response.writeHead(500).end(), folder => folder.list(), /answered 500/],
   ]
