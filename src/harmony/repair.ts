@@ -20,7 +20,7 @@ export const REPAIRS = {
     'more than one <|channel|> in a header: names end at the first control token, the last channel counts',
   'two-recipients': 'more than one recipient: the first declared one counts, or the first',
   'no-recipient':
-    'a recipient that cannot be called (empty, a role, on final one without to= or not declared): dropped',
+    'a recipient that cannot be called (no name that a tool may have, on final one without to= or not declared): dropped',
   'recipient-spelling': 'a recipient without to=, with To=, or with something other than white space around it',
   'type-spelling': 'a <|constrain|> without its content type, apart from it, or with a second one',
   'bare-name': 'a function’s name without its namespace: the declared name is meant',
