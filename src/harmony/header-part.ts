@@ -39,7 +39,11 @@ export function createPartReader(tokenizer: Tokenizer, isDeclared: (name: string
   /** What stands before the first `<|channel|>`: fields if a recipient is among them, else text. */
   function readUnmarked(group: Group, whole: boolean, { text, numTokens }: RoleReading): Part {
     const name = channels.bareName(text)
-    if (whole && name !== undefined) return readFields(group, name, 'missing-marker', '', true)
+    if (whole && name !== undefined) {
+      // Without its marker it is an answer only in a header that says nothing else: `final…analysis` is a thought.
+      const isThought = name === 'final' && group.segments.slice(1).some(({ text }) => text.trim() !== '')
+      return readFields(group, isThought ? 'analysis' : name, 'missing-marker', '', true)
+    }
     if (channels.isAnalysis(group.segments[0].tokens.slice(numTokens))) {
       return readFields(group, 'analysis', 'missing-marker', text.slice('analysis'.length), false)
     }

@@ -277,6 +277,18 @@ const repaired: Row[] = [
   ['<|message|> alone, ended otherwise', '<|message|>No.<|end|>', ['analysis: No.'], ['missing-channel']],
   ['a channel without <|channel|>', 'final<|message|>4<|return|>', ['final: 4'], ['missing-marker']],
   [
+    'final without <|channel|>, and another word (board row 11)',
+    'final<|startoftext|>analysis<|message|>t<|end|>',
+    ['analysis: t'],
+    ['missing-marker', 'stray-token'],
+  ],
+  [
+    'final without <|channel|>, and what may have been a type',
+    'final<|constrain|>analysis<|message|>t<|end|>',
+    ['analysis <|constrain|>analysis: t'],
+    ['missing-marker'],
+  ],
+  [
     'a recipient without channel',
     ' to=functions.f<|message|>{}<|call|>',
     ['commentary to=functions.f: {}'],
