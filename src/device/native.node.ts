@@ -1,0 +1,73 @@
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+
+declare const handle: unique symbol
+/** A device of the addon: its threads, its mappings, its memory. Opaque, and of one thread of JavaScript. */
+export type NativeDevice = { readonly [handle]: true }
+
+/** Bytes of a mapped file, or bytes that are copied. */
+export type NativeBytes = { readonly map: number; readonly begin: number; readonly length: number } | Uint8Array
+
+/**
+ * What the addon (native/addon.c) offers. Ids are small integers of one device; a wrong id, size or word of a program
+ * throws. Nothing here waits for work: what takes long is given to the device's threads and resolves later, in order.
+ */
+export interface Native {
+  /** Instruction sets that are built in and that this CPU and system have, the best first. */
+  levels(): string[]
+  /** `threads`: how many, or 0 for as many as this process may use. `pin`: to cores of their own, where it has them alone. */
+  open(options: { level: string; threads: number; pin: boolean }): NativeDevice
+  describe(device: NativeDevice): { level: string; threads: number; pinned: boolean; hugeBytes: number; privateBytes: number }
+  /** Maps a file for reading, until the device is closed. The same path again gives the same id. */
+  map(device: NativeDevice, path: string): { map: number; length: number }
+  /** Brings mapped bytes into memory, in order. Resolves when they are there, or to nothing when `stop`ped. */
+  populate(device: NativeDevice, map: number, begin: number, length: number): NativePass<void>
+  /** A matrix or vector of one or more parts, used where it lies. F32, BF16. A vector [cols] is one row. */
+  matrix(device: NativeDevice, dataType: 'F32' | 'BF16', rows: readonly number[], cols: number, parts: readonly NativeBytes[]): number
+  mxfp4(device: NativeDevice, experts: number, rows: number, cols: number, blocks: NativeBytes, scales: NativeBytes): number
+  /** A matrix of 8 bits made from one of F32 or BF16. */
+  quantize(device: NativeDevice, matrix: number): NativePass<number>
+  /** Lets go of a matrix and of what was copied for it. */
+  release(device: NativeDevice, matrix: number): void
+  /** Bytes of a cache page (64 tokens, keys and values of all heads). */
+  pageBytes(device: NativeDevice, cacheType: number, numKeyValueHeads: number, headDim: number): number
+  /** A page of that many bytes; what it holds is undefined. */
+  newPage(device: NativeDevice, bytes: number): number
+  freePage(device: NativeDevice, page: number): void
+  copyPage(device: NativeDevice, from: number, to: number): void
+  /**
+   * Runs a program (device/cpu-program.ts) after those submitted before it. Resolves to `resultLength` float32 at
+   * `resultOffset` of the arena, or to undefined when stopped; rejects where memory ran out.
+   */
+  submit(
+    device: NativeDevice,
+    program: Float64Array,
+    arenaBytes: number,
+    resultOffset: number,
+    resultLength: number,
+  ): NativePass<Float32Array>
+  /** Makes a pass end as soon as its threads look up, or before it begins. One that has ended is left alone. */
+  stop(device: NativeDevice, pass: number): void
+  /** Reads bytes once with all threads; resolves to seconds. `huge`: anonymous memory in huge or in 4 KiB pages. */
+  readMemory(device: NativeDevice, what: { map: number; begin: number; length: number } | { length: number; huge: boolean }): NativePass<number>
+  /** Stops what runs, waits for the threads and frees everything. Also happens when the JavaScript environment ends. */
+  close(device: NativeDevice): void
+}
+
+export interface NativePass<T> {
+  readonly pass: number
+  readonly done: Promise<T | undefined>
+}
+
+const path = fileURLToPath(new URL(`../../native/build/${process.platform}-${process.arch}/tutti.node`, import.meta.url))
+
+/** The addon, or why there is none. */
+export function loadNative(): Native | string {
+  if (!existsSync(path)) return `${path} is not built`
+  try {
+    return createRequire(import.meta.url)(path) as Native
+  } catch (error) {
+    return `${path} cannot be loaded: ${error instanceof Error ? error.message : error}`
+  }
+}
