@@ -12,9 +12,10 @@ export interface StoredTensor {
   readonly dataType: string
   readonly shape: readonly number[]
   readonly byteLength: number
-  /** The file of the checkpoint's folder that holds it, and its first byte there: what mapping the file needs. */
+  /** The file of the checkpoint's folder that holds it. */
   readonly file: string
-  readonly begin: number
+  /** The same file's path and the tensor's first byte there, where it can be mapped. */
+  readonly location?: { readonly path: string; readonly begin: number }
   /** The bytes from `begin` up to `end` of the tensor (all by default), little-endian as in the file. */
   read(begin?: number, end?: number): Promise<Uint8Array>
 }
@@ -126,7 +127,7 @@ function storedTensor(folder: Folder, file: string, declared: HeaderTensor): Sto
     shape,
     byteLength,
     file,
-    begin: first,
+    ...(folder.pathOf && { location: { path: folder.pathOf(file), begin: first } }),
     async read(begin = 0, end = byteLength) {
       if (!(0 <= begin && begin <= end && end <= byteLength)) {
         throw new RangeError(`${name} has ${byteLength} bytes; cannot read ${begin} to ${end}`)

@@ -49,6 +49,10 @@ class DiskFolder implements Folder {
     return bytes
   }
 
+  pathOf(name: string): string {
+    return join(this.path, name)
+  }
+
   async close(): Promise<void> {
     const handles = await Promise.allSettled(this.#handles.values())
     this.#handles.clear()

@@ -10,6 +10,8 @@ export interface Folder {
   size(name: string): Promise<number>
   /** Exactly the bytes from `begin` up to `end`, in memory of their own. Throws CheckpointError where the file ends before. */
   read(name: string, begin: number, end: number): Promise<Uint8Array>
+  /** Where a file lies on disk, in a folder whose files can be mapped. */
+  pathOf?(name: string): string
   close(): Promise<void>
 }
 
@@ -33,7 +35,9 @@ export function memoryFolder(files: Readonly<Record<string, Uint8Array>>, path =
 /** A folder inside a folder. Closing it closes both. */
 export function subfolder(folder: Folder, inner: string): Folder {
   const prefix = `${inner}/`
+  const { pathOf } = folder
   return {
+    ...(pathOf && { pathOf: (name: string) => pathOf.call(folder, prefix + name) }),
     path: `${folder.path.replace(/\/$/, '')}/${inner}`,
     list: async () =>
       (await folder.list()).filter(name => name.startsWith(prefix)).map(name => name.slice(prefix.length)),

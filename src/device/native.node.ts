@@ -18,14 +18,33 @@ export interface Native {
   levels(): string[]
   /** `threads`: how many, or 0 for as many as this process may use. `pin`: to cores of their own, where it has them alone. */
   open(options: { level: string; threads: number; pin: boolean }): NativeDevice
-  describe(device: NativeDevice): { level: string; threads: number; pinned: boolean; hugeBytes: number; privateBytes: number }
+  describe(device: NativeDevice): {
+    level: string
+    threads: number
+    pinned: boolean
+    hugeBytes: number
+    privateBytes: number
+  }
   /** Maps a file for reading, until the device is closed. The same path again gives the same id. */
   map(device: NativeDevice, path: string): { map: number; length: number }
   /** Brings mapped bytes into memory, in order. Resolves when they are there, or to nothing when `stop`ped. */
   populate(device: NativeDevice, map: number, begin: number, length: number): NativePass<void>
   /** A matrix or vector of one or more parts, used where it lies. F32, BF16. A vector [cols] is one row. */
-  matrix(device: NativeDevice, dataType: 'F32' | 'BF16', rows: readonly number[], cols: number, parts: readonly NativeBytes[]): number
-  mxfp4(device: NativeDevice, experts: number, rows: number, cols: number, blocks: NativeBytes, scales: NativeBytes): number
+  matrix(
+    device: NativeDevice,
+    dataType: 'F32' | 'BF16',
+    rows: readonly number[],
+    cols: number,
+    parts: readonly NativeBytes[],
+  ): number
+  mxfp4(
+    device: NativeDevice,
+    experts: number,
+    rows: number,
+    cols: number,
+    blocks: NativeBytes,
+    scales: NativeBytes,
+  ): number
   /** A matrix of 8 bits made from one of F32 or BF16. */
   quantize(device: NativeDevice, matrix: number): NativePass<number>
   /** Lets go of a matrix and of what was copied for it. */
@@ -50,7 +69,10 @@ export interface Native {
   /** Makes a pass end as soon as its threads look up, or before it begins. One that has ended is left alone. */
   stop(device: NativeDevice, pass: number): void
   /** Reads bytes once with all threads; resolves to seconds. `huge`: anonymous memory in huge or in 4 KiB pages. */
-  readMemory(device: NativeDevice, what: { map: number; begin: number; length: number } | { length: number; huge: boolean }): NativePass<number>
+  readMemory(
+    device: NativeDevice,
+    what: { map: number; begin: number; length: number } | { length: number; huge: boolean },
+  ): NativePass<number>
   /** Stops what runs, waits for the threads and frees everything. Also happens when the JavaScript environment ends. */
   close(device: NativeDevice): void
 }
@@ -60,7 +82,9 @@ export interface NativePass<T> {
   readonly done: Promise<T | undefined>
 }
 
-const path = fileURLToPath(new URL(`../../native/build/${process.platform}-${process.arch}/tutti.node`, import.meta.url))
+const path = fileURLToPath(
+  new URL(`../../native/build/${process.platform}-${process.arch}/tutti.node`, import.meta.url),
+)
 
 /** The addon, or why there is none. */
 export function loadNative(): Native | string {

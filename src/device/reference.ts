@@ -5,7 +5,17 @@ import { embedding } from '../kernels/embedding/embedding.ref.ts'
 import { experts } from '../kernels/experts/experts.ref.ts'
 import { linear } from '../kernels/linear/linear.ref.ts'
 import { type Mxfp4Rows, RowReader, type StoredRows } from '../kernels/matrix.ref.ts'
-import type { AttentionShape, Device, Experts, LayerCache, Ops, Piece, Rotary, Routing } from '../kernels/ops.ts'
+import type {
+  AttentionShape,
+  Device,
+  Experts,
+  LayerCache,
+  Ops,
+  Piece,
+  Rotary,
+  Routing,
+  WeightBytes,
+} from '../kernels/ops.ts'
 import { rmsNorm } from '../kernels/rms-norm/rms-norm.ref.ts'
 import { rope } from '../kernels/rope/rope.ref.ts'
 import type { DataType, StoredTensor, Tensor } from '../kernels/tensor.ts'
@@ -17,6 +27,12 @@ import { topK } from '../kernels/top-k/top-k.ref.ts'
  */
 export class ReferenceDevice implements Device {
   readonly name = 'reference'
+  readonly maxChunk = 64 // tokens: progress and cancelling within a prefill stay fine-grained
+  readonly cacheElementBytes = 4
+
+  weightBytes(tensor: Pick<StoredTensor, 'byteLength'>): WeightBytes {
+    return { own: tensor.byteLength, mapped: 0 }
+  }
 
   async load(parts: readonly StoredTensor[]): Promise<Tensor> {
     const dataType = storedAs(parts[0])

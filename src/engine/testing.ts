@@ -74,7 +74,6 @@ function randomTensor({ name, dataType, shape }: ExpectedTensor, random: () => n
     shape,
     byteLength: bytes.length,
     file: 'memory',
-    begin: 0,
     read: async (begin = 0, end = bytes.length) => bytes.slice(begin, end),
   }
 }

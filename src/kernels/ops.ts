@@ -100,11 +100,28 @@ export interface Ops {
   end(): void
 }
 
+export interface LoadOptions {
+  /** The matrix may be kept in fewer bits, if the device does that. */
+  readonly mayRound?: boolean
+}
+
+/** Memory of the device's own, and what is used where the file is mapped: the system may drop and read that again. */
+export interface WeightBytes {
+  readonly own: number
+  readonly mapped: number
+}
+
 /** A runtime that holds weights and caches and runs forward passes. */
 export interface Device {
   readonly name: string
+  /** Tokens that a forward pass should take at once. */
+  readonly maxChunk: number
+  /** Bytes that a number in a cache takes. */
+  readonly cacheElementBytes: number
+  /** The memory that a tensor will take, known before it is read. */
+  weightBytes(tensor: Omit<StoredTensor, 'read'>, options?: LoadOptions): WeightBytes
   /** Puts a matrix or vector on the device; several parts are joined along their rows. BF16 or F32. */
-  load(parts: readonly StoredTensor[]): Promise<Tensor>
+  load(parts: readonly StoredTensor[], options?: LoadOptions): Promise<Tensor>
   /** Puts expert matrices on the device: blocks U8 [experts, rows, groups, 16], scales U8 [experts, rows, groups]. */
   loadMxfp4(blocks: StoredTensor, scales: StoredTensor): Promise<Tensor>
   /** An empty cache. A windowed one can take `maxChunk` tokens at once. */

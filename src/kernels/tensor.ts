@@ -1,5 +1,8 @@
-/** How the numbers of a tensor are stored. `mxfp4` covers blocks and scales together; its shape is the logical one. */
-export type DataType = 'float32' | 'bfloat16' | 'mxfp4'
+/**
+ * How the numbers of a tensor are held. `mxfp4` covers blocks and scales together, `int8` codes and a scale for every 32;
+ * shapes are the logical ones.
+ */
+export type DataType = 'float32' | 'bfloat16' | 'mxfp4' | 'int8'
 
 /**
  * A tensor on some device: opaque to the model, which knows only its shape.
@@ -17,6 +20,8 @@ export interface StoredTensor {
   readonly dataType: string
   readonly shape: readonly number[]
   readonly byteLength: number
+  /** The file that holds it and its first byte there, where a device may map the file. */
+  readonly location?: { readonly path: string; readonly begin: number }
   /** The bytes from `begin` up to `end` of the tensor (all by default), little-endian as in the file. */
   read(begin?: number, end?: number): Promise<Uint8Array>
 }

@@ -1,14 +1,35 @@
-import { encodeBfloat16 } from '../base/bfloat16.ts'
+import { decodeBfloat16, encodeBfloat16 } from '../base/bfloat16.ts'
 import { seededRandom } from '../base/random.ts'
 import { encodeMxfp4 } from '../checkpoint/mxfp4.ts'
+import { CpuDevice } from '../device/cpu.node.ts'
+import { loadNative } from '../device/native.node.ts'
 import { ReferenceDevice } from '../device/reference.ts'
 import type { Device, Ops } from './ops.ts'
 import type { StoredTensor, Tensor } from './tensor.ts'
 
-/** Every device that this machine has; a kernel's cases run on each. */
-export const devices: { name: string; open: () => Device }[] = [
-  { name: 'reference', open: () => new ReferenceDevice() },
+export interface TestedDevice {
+  readonly name: string
+  readonly open: () => Device
+  /** The most that its matrix products may be off (NMSE) from float64 sums of the same stored numbers. */
+  readonly products: number
+}
+
+/** Every device that this machine has, the cpu device at every level of instructions; a kernel's cases run on each. */
+export const devices: readonly TestedDevice[] = [
+  { name: 'reference', open: () => new ReferenceDevice(), products: 1e-12 }, // rounding of results alone
+  ...cpuDevices(),
 ]
+
+function cpuDevices(): TestedDevice[] {
+  const native = loadNative()
+  if (typeof native === 'string') return []
+  return native.levels().flatMap(level => [
+    // float32 sums in another order
+    { name: `cpu ${level}, exact`, open: () => new CpuDevice(native, { level, precision: 'exact' }), products: 1e-11 },
+    // int8 activations with a scale per 32: 3e-5 for normal numbers, more with outliers
+    { name: `cpu ${level}`, open: () => new CpuDevice(native, { level, threads: 3 }), products: 5e-4 },
+  ])
+}
 
 /** Runs ops on a device and gives the numbers of what they return. */
 export async function onDevice(open: () => Device, work: (ops: Ops, device: Device) => Promise<Tensor>) {
@@ -41,6 +62,11 @@ export function weights(shape: number[], seed: number): { stored: StoredTensor; 
   const words = encodeBfloat16(noise(length, seed))
   const values = new Float32Array(Uint32Array.from(words, word => word << 16).buffer)
   return { stored: stored(`weights ${shape.join(' × ')}`, shape, words), values }
+}
+
+/** The nearest numbers that bfloat16 has. */
+export function rounded(values: Float32Array): Float32Array {
+  return decodeBfloat16(encodeBfloat16(values))
 }
 
 /** Random MXFP4 matrices [experts, rows, width], some groups of them zero, as stored and as numbers. */

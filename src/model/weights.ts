@@ -1,9 +1,24 @@
 import type { Checkpoint } from '../checkpoint/checkpoint.ts'
 import { type LayerParts, layerNames, type OuterParts, outerNames } from '../checkpoint/names.ts'
-import type { Device } from '../kernels/ops.ts'
+import type { Device, WeightBytes } from '../kernels/ops.ts'
 import type { StoredTensor, Tensor } from '../kernels/tensor.ts'
 import type { ModelConfig } from './config.ts'
+import { expectedTensors } from './tensors.ts'
 import type { Layer, Weights } from './transformer.ts'
+
+/** Matrices that are read whole for every token: a device may halve them. Errors of a router choose other experts. */
+const roundable: ReadonlySet<string> = new Set(['qkv', 'out', 'unembedding'])
+
+/** The memory that the weights will take on a device. */
+export function planWeights(device: Device, checkpoint: Checkpoint, config: ModelConfig): WeightBytes {
+  let [own, mapped] = [0, 0]
+  for (const { name, part } of expectedTensors(config, checkpoint.layout)) {
+    const bytes = device.weightBytes(checkpoint.tensors.get(name)!, { mayRound: roundable.has(part) })
+    own += bytes.own
+    mapped += bytes.mapped
+  }
+  return { own, mapped }
+}
 
 /**
  * Puts a checkpoint's weights on a device, layer by layer. The tensors have been checked against the configuration.
@@ -19,9 +34,9 @@ export async function loadWeights(
   const stored = (names: readonly string[]) => names.map(name => checkpoint.tensors.get(name)!)
   const report = (parts: readonly StoredTensor[]) =>
     onProgress((done += parts.reduce((sum, p) => sum + p.byteLength, 0)))
-  const load = async (names: readonly string[]): Promise<Tensor> => {
+  const load = async (part: string, names: readonly string[]): Promise<Tensor> => {
     const parts = stored(names)
-    const tensor = await device.load(parts)
+    const tensor = await device.load(parts, { mayRound: roundable.has(part) })
     report(parts)
     return tensor
   }
@@ -33,26 +48,31 @@ export async function loadWeights(
   }
 
   const loadLayer = async (names: LayerParts<readonly string[]>): Promise<Layer> => ({
-    attentionNorm: await load(names.attentionNorm),
-    qkv: await load(names.qkv),
-    qkvBias: await load(names.qkvBias),
-    sinks: await load(names.sinks),
-    out: await load(names.out),
-    outBias: await load(names.outBias),
-    mlpNorm: await load(names.mlpNorm),
-    router: await load(names.router),
-    routerBias: await load(names.routerBias),
+    attentionNorm: await load('attentionNorm', names.attentionNorm),
+    qkv: await load('qkv', names.qkv),
+    qkvBias: await load('qkvBias', names.qkvBias),
+    sinks: await load('sinks', names.sinks),
+    out: await load('out', names.out),
+    outBias: await load('outBias', names.outBias),
+    mlpNorm: await load('mlpNorm', names.mlpNorm),
+    router: await load('router', names.router),
+    routerBias: await load('routerBias', names.routerBias),
     experts: {
       gateUp: await loadMxfp4(names.gateUpBlocks, names.gateUpScales),
-      gateUpBias: await load(names.gateUpBias),
+      gateUpBias: await load('gateUpBias', names.gateUpBias),
       down: await loadMxfp4(names.downBlocks, names.downScales),
-      downBias: await load(names.downBias),
+      downBias: await load('downBias', names.downBias),
     },
   })
 
   const outer: OuterParts<readonly string[]> = outerNames(checkpoint.layout)
-  const embedding = await load(outer.embedding)
+  const embedding = await load('embedding', outer.embedding)
   const layers: Layer[] = []
   for (let n = 0; n < config.numHiddenLayers; n++) layers.push(await loadLayer(layerNames(checkpoint.layout, n)))
-  return { embedding, layers, norm: await load(outer.norm), unembedding: await load(outer.unembedding) }
+  return {
+    embedding,
+    layers,
+    norm: await load('norm', outer.norm),
+    unembedding: await load('unembedding', outer.unembedding),
+  }
 }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { AttentionShape, LayerCache } from '../ops.ts'
-import { activation, devices, nmse, noise, stored } from '../testing.ts'
+import { activation, devices, nmse, noise, rounded, stored } from '../testing.ts'
 
 /** Sequences are fed in chunks: one list of chunk lengths each; round r holds the r-th chunk of every sequence. */
 const cases = [
@@ -54,7 +54,7 @@ for (const device of devices) {
         const width = (numAttentionHeads + 2 * numKeyValueHeads) * headDim
         const sinks = noise(numAttentionHeads, 9).map(value => value + sinkSize)
         const lengths = sequences.map(chunks => chunks.reduce((a, b) => a + b))
-        const inputs = lengths.map((length, s) => noise(length * width, 10 + s).map(value => value / 2))
+        const inputs = lengths.map((length, s) => rounded(noise(length * width, 10 + s).map(value => value / 2)))
         const opened = device.open()
         const caches = sequences.map(chunks => opened.newCache(shape, Math.max(...chunks)))
         const outputs: number[][] = sequences.map(() => [])
@@ -70,7 +70,9 @@ for (const device of devices) {
         }
         opened.close()
         for (const [s, x] of inputs.entries()) {
-          assert.ok(nmse(outputs[s], plainAttention(x, sinks, shape)) <= 1e-13, `sequence ${s}`) // rounding of the result
+          // Rounding of the result; float32 sums and exponentials on the cpu. Caches hold bfloat16, which these numbers are.
+          const off = nmse(outputs[s], plainAttention(x, sinks, shape))
+          assert.ok(off <= (device.name === 'reference' ? 1e-13 : 1e-10), `sequence ${s}: NMSE ${off}`)
         }
       })
     }

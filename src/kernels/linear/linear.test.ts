@@ -12,14 +12,18 @@ const cases = [
 
 for (const device of devices) {
   for (const { name, tokens, inSize, outSize } of cases) {
-    for (const withBias of [true, false]) {
-      test(`linear on ${device.name}: ${name}${withBias ? '' : ', no bias'}`, async () => {
+    for (const [withBias, mayRound] of [
+      [true, false],
+      [false, false],
+      [true, true],
+    ]) {
+      test(`linear on ${device.name}: ${name}${withBias ? '' : ', no bias'}${mayRound ? ', may be rounded' : ''}`, async () => {
         const x = noise(tokens * inSize, 1)
         const weight = weights([outSize, inSize], 2)
         const bias = weights([outSize], 3)
         const got = await onDevice(device.open, async (ops, device) => {
           const rows = await activation(ops, device, x, inSize)
-          const [w, b] = [await device.load([weight.stored]), await device.load([bias.stored])]
+          const [w, b] = [await device.load([weight.stored], { mayRound }), await device.load([bias.stored])]
           return withBias ? ops.linear(rows, w, b) : ops.linear(rows, w)
         })
         const right = Array.from({ length: tokens * outSize }, (_, i) => {
@@ -28,7 +32,9 @@ for (const device of devices) {
           for (let k = 0; k < inSize; k++) sum += x[t * inSize + k] * weight.values[o * inSize + k]
           return sum
         })
-        assert.ok(nmse(got, right) <= 1e-13) // float32 rounding of the result alone
+        // Float activations where the matrix is not rounded; 8 bits of weights cost up to 1e-4.
+        const bound = mayRound ? device.products + 1e-4 : 1e-11
+        assert.ok(nmse(got, right) <= (device.name === 'reference' ? 1e-13 : bound), `NMSE ${nmse(got, right)}`)
       })
     }
   }
@@ -50,6 +56,6 @@ test('joined parts are one matrix whose rows follow each other', async () => {
         .subarray((i % 6) * 8, (i % 6) * 8 + 8)
         .reduce((sum, w, k) => sum + w * x[Math.floor(i / 6) * 8 + k], 0),
     )
-    assert.ok(nmse(got, right) <= 1e-13)
+    assert.ok(nmse(got, right) <= 1e-12, device.name)
   }
 })

@@ -1,0 +1,343 @@
+import { decodeBfloat16 } from '../base/bfloat16.ts'
+import { DeviceError } from '../base/errors.ts'
+import type {
+  AttentionShape,
+  Device,
+  Experts,
+  LayerCache,
+  LoadOptions,
+  Ops,
+  Piece,
+  Rotary,
+  Routing,
+  WeightBytes,
+} from '../kernels/ops.ts'
+import type { DataType, StoredTensor, Tensor } from '../kernels/tensor.ts'
+import { CpuCache, PageStore } from './cpu-cache.ts'
+import { opcodes } from './cpu-opcodes.ts'
+import { Activation, plan, type Step } from './cpu-program.ts'
+import type { Native, NativeBytes, NativeDevice, NativePass } from './native.node.ts'
+
+export interface CpuOptions {
+  /** An instruction set by name (`avx2`, …) instead of the best that this CPU has. */
+  level?: string
+  /** Native threads; as many as this process may use by default. */
+  threads?: number
+  /**
+   * `fast`: attention and unembedding matrices in 8 bits, activations in 8 bits where they meet matrices.
+   * `exact`: the checkpoint's own numbers and float32 activations.
+   */
+  precision?: 'fast' | 'exact'
+  /** How keys and values are kept. */
+  cache?: 'bf16' | 'q8'
+  /** Bring expert matrices into memory while loading, rather than when they are first used. */
+  populate?: boolean
+}
+
+const cacheTypes = { bf16: 0, q8: 1 } as const
+
+/** Native kernels on a pool of threads. Matrices are used where the checkpoint's files are mapped. */
+export class CpuDevice implements Device {
+  readonly name: string
+  readonly maxChunk = 512 // tokens: as many as let every expert's weights be decoded for a whole tile of tokens
+  readonly #options: Required<Pick<CpuOptions, 'precision' | 'cache' | 'populate'>>
+  readonly #native: Native
+  readonly #device: NativeDevice
+  readonly #stores = new Map<number, PageStore>() // by bytes of a page
+  #numRunning = 0
+
+  constructor(
+    native: Native,
+    { level, threads, precision = 'fast', cache = 'bf16', populate = true }: CpuOptions = {},
+  ) {
+    const levels = native.levels()
+    if (level !== undefined && !levels.includes(level)) {
+      throw new DeviceError(`this CPU has no kernels for "${level}": it has ${levels.join(', ')} (TUTTI_CPU chooses)`)
+    }
+    this.#native = native
+    this.#device = native.open({ level: level ?? levels[0], threads: threads ?? 0, pin: threads === undefined })
+    this.#options = { precision, cache, populate }
+    const { level: chosen, threads: numThreads } = native.describe(this.#device)
+    this.name = `cpu (${chosen}, ${numThreads} ${numThreads === 1 ? 'thread' : 'threads'}, ${precision})`
+  }
+
+  get cacheElementBytes(): number {
+    return this.#options.cache === 'q8' ? 1.125 : 2
+  }
+
+  weightBytes(tensor: StoredTensor, { mayRound = false }: LoadOptions = {}): WeightBytes {
+    if (tensor.shape.length === 1) return { own: 2 * tensor.byteLength, mapped: 0 }
+    if (mayRound && this.#options.precision === 'fast') {
+      const [rows, cols] = tensor.shape
+      return { own: Math.ceil(rows / 16) * 16 * Math.ceil(cols / 32) * 34, mapped: 0 }
+    }
+    return tensor.location ? { own: 0, mapped: tensor.byteLength } : { own: tensor.byteLength, mapped: 0 }
+  }
+
+  async load(parts: readonly StoredTensor[], { mayRound = false }: LoadOptions = {}): Promise<Tensor> {
+    const { name, dataType, shape } = parts[0]
+    if (dataType !== 'BF16' && dataType !== 'F32') {
+      throw new DeviceError(`${name} is stored as ${dataType}; the cpu device reads BF16 and F32`)
+    }
+    const native = this.#native
+    if (shape.length === 1) {
+      const values = joined(await Promise.all(parts.map(readNumbers)))
+      const id = native.matrix(this.#device, 'F32', [1], values.length, [bytesOf(values)])
+      return new Weight('float32', [values.length], id)
+    }
+    const rows = parts.map(part => part.shape[0])
+    const numRows = rows.reduce((a, b) => a + b)
+    const sources = await Promise.all(parts.map(part => this.#bytes(part)))
+    const id = native.matrix(this.#device, dataType, rows, shape[1], sources)
+    if (!mayRound || this.#options.precision === 'exact') {
+      return new Weight(dataType === 'F32' ? 'float32' : 'bfloat16', [numRows, shape[1]], id)
+    }
+    const rounded = await this.#finished(native.quantize(this.#device, id))
+    native.release(this.#device, id)
+    return new Weight('int8', [numRows, shape[1]], rounded)
+  }
+
+  async loadMxfp4(blocks: StoredTensor, scales: StoredTensor): Promise<Tensor> {
+    const [numExperts, rows, groups] = scales.shape
+    const [b, s] = [await this.#bytes(blocks), await this.#bytes(scales)]
+    const id = this.#native.mxfp4(this.#device, numExperts, rows, groups * 32, b, s)
+    for (const bytes of [b, s]) {
+      if (!this.#options.populate || bytes instanceof Uint8Array) continue
+      await this.#finished(this.#native.populate(this.#device, bytes.map, bytes.begin, bytes.length))
+    }
+    return new Weight('mxfp4', [numExperts, rows, groups * 32], id)
+  }
+
+  /** Where a tensor's bytes are mapped, or a copy of them. */
+  async #bytes(tensor: StoredTensor): Promise<NativeBytes> {
+    if (!tensor.location) return tensor.read()
+    const { path, begin } = tensor.location
+    const { map, length } = this.#native.map(this.#device, path)
+    if (begin + tensor.byteLength > length) {
+      throw new DeviceError(
+        `${path} has ${length} bytes, and ${tensor.name} ends at byte ${begin + tensor.byteLength}: ` +
+          'the file was cut while it was being opened; download it again',
+      )
+    }
+    return { map, begin, length: tensor.byteLength }
+  }
+
+  newCache(shape: AttentionShape, maxChunk: number): LayerCache {
+    const { numKeyValueHeads, headDim } = shape
+    const native = this.#native
+    const bytes = native.pageBytes(this.#device, cacheTypes[this.#options.cache], numKeyValueHeads, headDim)
+    let store = this.#stores.get(bytes)
+    if (!store) {
+      store = new PageStore({
+        take: () => native.newPage(this.#device, bytes),
+        give: page => native.freePage(this.#device, page),
+        copy: (from, to) => native.copyPage(this.#device, from, to),
+      })
+      this.#stores.set(bytes, store)
+    }
+    return new CpuCache(store, shape.window, maxChunk)
+  }
+
+  begin(): Ops {
+    return new CpuOps(
+      cacheTypes[this.#options.cache],
+      this.#options.precision === 'exact',
+      (steps, result) => {
+        const { words, arenaBytes, resultOffset } = plan(steps, result)
+        return this.#started(
+          this.#native.submit(this.#device, words, arenaBytes, resultOffset, result ? result.length : 0),
+        )
+      },
+      pass => this.#native.stop(this.#device, pass),
+    )
+  }
+
+  /** Pages given back while something runs may still be written: they are free once nothing runs. */
+  #started<T>(pass: NativePass<T>): NativePass<T> {
+    this.#numRunning++
+    for (const store of this.#stores.values()) store.hold(true)
+    const ended = () => {
+      this.#numRunning--
+      if (this.#numRunning === 0) for (const store of this.#stores.values()) store.hold(false)
+    }
+    pass.done.then(ended, ended)
+    return pass
+  }
+
+  async #finished<T>(pass: NativePass<T>): Promise<T> {
+    const value = await this.#started(pass).done
+    return value as T
+  }
+
+  close(): void {
+    this.#native.close(this.#device)
+  }
+}
+
+/** A matrix or vector on the device. */
+class Weight implements Tensor {
+  readonly dataType: DataType
+  readonly shape: readonly number[]
+  readonly id: number
+  constructor(dataType: DataType, shape: readonly number[], id: number) {
+    this.dataType = dataType
+    this.shape = shape
+    this.id = id
+  }
+}
+
+type Start = (steps: readonly Step[], result?: Activation) => NativePass<Float32Array>
+
+/** Records a pass. What is asked for first makes everything run that it needs. */
+class CpuOps implements Ops {
+  readonly #steps: Step[] = []
+  readonly #cacheType: number
+  readonly #exact: boolean
+  readonly #start: Start
+  readonly #stop: (pass: number) => void
+  readonly #running = new Set<number>()
+
+  constructor(cacheType: number, exact: boolean, start: Start, stop: (pass: number) => void) {
+    this.#cacheType = cacheType
+    this.#exact = exact
+    this.#start = start
+    this.#stop = stop
+  }
+
+  embedding(tokens: Int32Array, table: Tensor): Tensor {
+    const out = new Activation(tokens.length, table.shape[1])
+    return this.#record([opcodes.embedding, idOf(table), out, tokens.length, ...tokens], [], out)
+  }
+
+  rmsNorm(x: Tensor, weight: Tensor, epsilon: number): Tensor {
+    const [tokens, width] = x.shape
+    const out = new Activation(tokens, width)
+    return this.#record([opcodes.rmsNorm, x as Activation, tokens, width, idOf(weight), epsilon, out], [x], out)
+  }
+
+  linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+    const [tokens] = x.shape
+    const out = new Activation(tokens, weight.shape[0])
+    const words = [opcodes.linear, x as Activation, tokens, idOf(weight), bias ? idOf(bias) : -1, out]
+    return this.#record(words, [x], out)
+  }
+
+  rope(qkv: Tensor, positions: Int32Array, rotary: Rotary, shape: AttentionShape): Tensor {
+    const [tokens, width] = qkv.shape
+    const { numAttentionHeads, numKeyValueHeads, headDim } = shape
+    const out = new Activation(tokens, width)
+    const sizes = [tokens, numAttentionHeads, numKeyValueHeads, headDim, rotary.concentration]
+    const words = [opcodes.rope, qkv as Activation, ...sizes, out, ...positions, ...rotary.frequencies]
+    return this.#record(words, [qkv], out, { inPlace: qkv as Activation })
+  }
+
+  attention(
+    qkv: Tensor,
+    sinks: Tensor,
+    pieces: readonly Piece[],
+    caches: readonly LayerCache[],
+    shape: AttentionShape,
+  ): Tensor {
+    const [tokens] = qkv.shape
+    const { numAttentionHeads, numKeyValueHeads, headDim, window } = shape
+    const out = new Activation(tokens, numAttentionHeads * headDim)
+    const words = [
+      opcodes.attention,
+      qkv as Activation,
+      tokens,
+      idOf(sinks),
+      numAttentionHeads,
+      numKeyValueHeads,
+      headDim,
+    ]
+    words.push(Number.isFinite(window) ? window : 0, this.#cacheType, out, pieces.length)
+    for (const [i, { row, count, start }] of pieces.entries()) {
+      const cache = caches[i] as CpuCache
+      cache.prepare(start, count)
+      const { first, length, capacity, pages } = cache
+      words.push(row, count, start, first, length, Number.isFinite(capacity) ? capacity : 0, pages.length, ...pages)
+    }
+    return this.#record(words, [qkv], out, { hasEffect: true })
+  }
+
+  topK(logits: Tensor, k: number): Routing {
+    const [tokens, numExperts] = logits.shape
+    const [experts, weights] = [new Activation(tokens, k), new Activation(tokens, k)]
+    const words = [opcodes.topK, logits as Activation, tokens, numExperts, k, experts, weights]
+    this.#steps.push({ words, reads: [logits as Activation], writes: [experts, weights] })
+    return { experts, weights }
+  }
+
+  experts(x: Tensor, routing: Routing, of: Experts, swigluLimit: number): Tensor {
+    const [tokens, hiddenSize] = x.shape
+    const { experts, weights } = routing as { experts: Activation; weights: Activation }
+    const out = new Activation(tokens, hiddenSize)
+    const innerSize = of.down.shape[2]
+    const words = [opcodes.experts, x as Activation, tokens, hiddenSize, innerSize, experts, weights, experts.shape[1]]
+    words.push(this.#exact ? 1 : 0, idOf(of.gateUp), idOf(of.down), idOf(of.gateUpBias), idOf(of.downBias))
+    words.push(swigluLimit, out)
+    return this.#record(words, [x, experts, weights], out)
+  }
+
+  add(x: Tensor, y: Tensor): Tensor {
+    const [rows, width] = x.shape
+    const out = new Activation(rows, width)
+    const words = [opcodes.add, x as Activation, y as Activation, rows * width, out]
+    return this.#record(words, [x, y], out, { inPlace: x as Activation })
+  }
+
+  rows(x: Tensor, indices: Int32Array): Tensor {
+    const out = new Activation(indices.length, x.shape[1])
+    return this.#record([opcodes.rows, x as Activation, x.shape[1], out, indices.length, ...indices], [x], out)
+  }
+
+  async read(x: Tensor): Promise<Float32Array> {
+    return this.#run(x as Activation)
+  }
+
+  async done(): Promise<void> {
+    await this.#run()
+  }
+
+  async #run(result?: Activation): Promise<Float32Array> {
+    const { pass, done } = this.#start(this.#steps, result)
+    this.#running.add(pass)
+    try {
+      const numbers = await done
+      if (!numbers) throw new DeviceError('the pass was abandoned before its end')
+      return numbers
+    } finally {
+      this.#running.delete(pass)
+    }
+  }
+
+  end(): void {
+    for (const pass of this.#running) this.#stop(pass)
+    this.#steps.length = 0
+  }
+
+  #record(words: Step['words'], reads: readonly Tensor[], out: Activation, more: Partial<Step> = {}): Activation {
+    this.#steps.push({ words, reads: reads as Activation[], writes: [out], ...more })
+    return out
+  }
+}
+
+const idOf = (weight: Tensor): number => (weight as Weight).id
+const bytesOf = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+
+/** The numbers of a vector. */
+async function readNumbers(tensor: StoredTensor): Promise<Float32Array> {
+  const bytes = (await tensor.read()).slice() // aligned
+  if (tensor.dataType === 'F32') return new Float32Array(bytes.buffer, 0, bytes.length / 4)
+  return decodeBfloat16(new Uint16Array(bytes.buffer, 0, bytes.length / 2))
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const out = new Float32Array(parts.reduce((length, part) => length + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    out.set(part, at)
+    at += part.length
+  }
+  return out
+}
