@@ -1,0 +1,301 @@
+/*
+ * out = x · weightᵀ + bias.
+ *   Q8 weights, few tokens    the speed of memory: each thread quantises the tokens for itself and reads panels once
+ *   Q8 weights, many tokens   activations are packed once for all; a panel's share of columns is made ready in the first
+ *                             level cache and meets a block of tokens there
+ *   F32 and BF16 weights      float32 throughout: four rows × some tokens side by side, lanes are columns
+ */
+#ifndef TUTTI_LINEAR_C
+#define TUTTI_LINEAR_C
+#include "../amx.h"
+#include "q8.h"
+
+static inline int64_t linear_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t linear_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Sums [tokens][16] of a panel go to their place, the last panel's missing rows do not. */
+static void linear_finish(const linear_args *a, int64_t panel, int64_t token, int64_t tokens, const float *sums) {
+  int64_t row = panel * Q8_ROWS, count = linear_min(Q8_ROWS, a->weight->rows - row);
+  for (int64_t t = 0; t < tokens; t++) {
+    float *out = a->out + (token + t) * a->weight->rows + row;
+    for (int64_t r = 0; r < count; r++) out[r] = sums[t * Q8_ROWS + r] + (a->bias ? a->bias[row + r] : 0);
+  }
+}
+
+/* ---- Q8, few tokens */
+
+enum { LINEAR_FEW = 8 };
+
+static void linear_stored_tile(const uint8_t *panel, int64_t groups, const uint8_t *x, int tokens, bool first, float *sums) {
+#define CASE(n)                                                                    \
+  case n:                                                                          \
+    if (first) q8_tile(panel, 0, groups, x, false, sums, 0, true, true, 1, n);     \
+    else q8_tile(panel, 0, groups, x, false, sums, 0, true, false, 1, n);          \
+    break;
+  switch (tokens) {
+    CASE(1) CASE(2) CASE(3) CASE(4)
+#if defined(__AVX512VNNI__)
+    CASE(5) CASE(6)
+#endif
+  }
+#undef CASE
+}
+
+static void linear_q8_few(const linear_args *a, team *team) {
+  int64_t cols = a->weight->cols, groups = linear_ceil(cols, Q8_COLS), panels = linear_ceil(a->weight->rows, Q8_ROWS);
+  const uint8_t *weights = a->weight->parts[0].data;
+  float *sums = (float *)team->scratch;
+  uint8_t *x = team->scratch + LINEAR_FEW * Q8_ROWS * sizeof *sums;
+  for (int64_t t = 0; t < a->tokens; t += Q8_TILE)
+    q8_pack(a->x + t * cols, cols, (int)linear_min(Q8_TILE, a->tokens - t), x + t * groups * Q8_RECORD);
+
+  int64_t share = panels / (team->size * 8); /* at most some 50 µs of reading */
+  share = share < 1 ? 1 : linear_min(share, 1 + (1 << 20) / (groups * Q8_BLOCK));
+  for (int64_t s; (s = team_next(team, linear_ceil(panels, share))) >= 0;) {
+    for (int64_t p = s * share; p < linear_min(panels, (s + 1) * share); p++) {
+      for (int64_t t = 0; t < a->tokens; t += Q8_TILE)
+        linear_stored_tile(weights + p * groups * Q8_BLOCK, groups, x + t * groups * Q8_RECORD,
+                           (int)linear_min(Q8_TILE, a->tokens - t), t == 0, sums + t * Q8_ROWS);
+      linear_finish(a, p, 0, a->tokens, sums);
+    }
+  }
+}
+
+/* ---- Q8, many tokens */
+
+enum {
+  LINEAR_GROUPS = 15,  /* of a panel at a time: half of a first level cache of 32 KiB */
+  LINEAR_BLOCK = 240,  /* tokens at a time: their share of those columns stays in the second level */
+  LINEAR_PANELS = 8,   /* of a share, so that the tokens are read from far away once for them all */
+};
+
+static void linear_ready_tile(const uint8_t *weights, int64_t groups, const uint8_t *x, int tokens, bool more, float *sums,
+                              int64_t panel_sums, int panels) {
+  const int64_t bytes = LINEAR_GROUPS * Q8_READY;
+#define CASE(n)                                                                                    \
+  case n:                                                                                          \
+    if (panels > 1) q8_tile(weights, bytes, groups, x, more, sums, panel_sums, false, false, Q8_PANELS, n); \
+    else q8_tile(weights, 0, groups, x, more, sums, 0, false, false, 1, n);                        \
+    break;
+  switch (tokens) {
+    CASE(1) CASE(2) CASE(3) CASE(4)
+#if defined(__AVX512VNNI__)
+    CASE(5) CASE(6)
+#endif
+  }
+#undef CASE
+}
+
+/* Panels first … first+panels times a block of tokens. */
+static void linear_q8_block(const linear_args *a, const uint8_t *x, int64_t first, int64_t panels, int64_t token,
+                            int64_t tokens, uint8_t *scratch) {
+  int64_t groups = linear_ceil(a->weight->cols, Q8_COLS), panel_bytes = groups * Q8_BLOCK;
+  float *sums = (float *)scratch; /* [panel][token][16] */
+  uint8_t *ready = scratch + LINEAR_PANELS * LINEAR_BLOCK * Q8_ROWS * sizeof *sums;
+  for (int64_t g = 0; g < groups; g += LINEAR_GROUPS) {
+    int64_t some = linear_min(LINEAR_GROUPS, groups - g);
+    for (int64_t p = 0; p < panels; p += Q8_PANELS) {
+      int64_t pair = linear_min(Q8_PANELS, panels - p);
+      const uint8_t *stored = a->weight->parts[0].data + (first + p) * panel_bytes + g * Q8_BLOCK;
+      for (int64_t i = 0; i < pair; i++)
+        q8_ready(stored + i * panel_bytes, some, pair * panel_bytes, ready + i * LINEAR_GROUPS * Q8_READY);
+      for (int64_t t = 0; t < tokens; t += Q8_TILE) {
+        int64_t count = linear_min(Q8_TILE, tokens - t);
+        linear_ready_tile(ready, some, x + ((token + t) * groups + g * count) * Q8_RECORD, (int)count, g > 0,
+                          sums + (p * tokens + t) * Q8_ROWS, tokens * Q8_ROWS, (int)pair);
+      }
+    }
+  }
+  for (int64_t p = 0; p < panels; p++) linear_finish(a, first + p, token, tokens, sums + p * tokens * Q8_ROWS);
+}
+
+static void linear_q8_many(const linear_args *a, team *team) {
+  int64_t cols = a->weight->cols, groups = linear_ceil(cols, Q8_COLS), panels = linear_ceil(a->weight->rows, Q8_ROWS);
+  uint8_t *x = team_shared(team, (size_t)(a->tokens * groups * Q8_RECORD));
+  if (!x) return;
+  enum { TILES = 4 };
+  for (int64_t s; (s = team_next(team, linear_ceil(a->tokens, TILES * Q8_TILE))) >= 0;)
+    for (int64_t t = s * TILES * Q8_TILE; t < linear_min(a->tokens, (s + 1) * TILES * Q8_TILE); t += Q8_TILE)
+      q8_pack(a->x + t * cols, cols, (int)linear_min(Q8_TILE, a->tokens - t), x + t * groups * Q8_RECORD);
+  if (!team_barrier(team)) return;
+
+  int64_t blocks = linear_ceil(a->tokens, LINEAR_BLOCK), share = panels * blocks / (team->size * 4);
+  share = share < Q8_PANELS ? Q8_PANELS : linear_min(share / Q8_PANELS * Q8_PANELS, LINEAR_PANELS);
+  for (int64_t s; (s = team_next(team, linear_ceil(panels, share) * blocks)) >= 0;) {
+    int64_t token = s % blocks * LINEAR_BLOCK, first = s / blocks * share;
+    linear_q8_block(a, x, first, linear_min(share, panels - first), token, linear_min(LINEAR_BLOCK, a->tokens - token),
+                    team->scratch);
+  }
+}
+
+/* ---- F32 and BF16 */
+
+static inline int64_t linear_width(const matrix *m) { return m->type == TYPE_BF16 ? 2 : 4; }
+
+static const uint8_t *linear_row(const matrix *m, int64_t row) {
+  int part = 0;
+  while (row >= m->parts[part].rows) row -= m->parts[part++].rows;
+  return m->parts[part].data + row * m->cols * linear_width(m);
+}
+
+enum {
+  FLOAT_ROWS = 4,
+#if defined(__AVX512F__) || defined(__aarch64__)
+  FLOAT_TILE = 6, /* 24 sums and what they are fed with, in 32 registers */
+#else
+  FLOAT_TILE = 3, /* in 16 */
+#endif
+  FLOAT_COLS = 720, /* of a row at a time: rows and tokens meet in the first level cache, and sums stay short */
+};
+
+Q8_INLINE q8_floats float_weights(const uint8_t *row, int64_t k, const bool bf16) {
+  return bf16 ? q8_from_bf16(row + k * 2) : q8_load_floats(row + k * 4);
+}
+
+/* sums[r][t] = products of 4 rows and `tokens` tokens over cols columns; stride: between tokens. */
+Q8_INLINE void float_tile(const uint8_t *const *rows, const float *x, int64_t stride, int64_t cols, bool prefetch,
+                          float sums[FLOAT_ROWS][FLOAT_TILE], const bool bf16, const int tokens) {
+  q8_floats total[FLOAT_ROWS][FLOAT_TILE];
+  Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) Q8_UNROLL for (int t = 0; t < tokens; t++) total[r][t] = (q8_floats){ 0 };
+  int64_t k = 0;
+  for (; k + Q8_LANES <= cols; k += Q8_LANES) {
+    q8_floats w[FLOAT_ROWS];
+    Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) {
+      w[r] = float_weights(rows[r], k, bf16);
+      if (prefetch) __builtin_prefetch(rows[r] + k * (bf16 ? 2 : 4) + Q8_AHEAD);
+    }
+    Q8_UNROLL for (int t = 0; t < tokens; t++) {
+      q8_floats v = q8_load_floats(x + t * stride + k);
+      Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) total[r][t] += w[r] * v;
+    }
+  }
+  Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) Q8_UNROLL for (int t = 0; t < tokens; t++) {
+    float lanes[Q8_LANES], sum = 0;
+    q8_store_floats(lanes, total[r][t]);
+    for (int half = Q8_LANES / 2; half; half /= 2)
+      for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    for (int64_t i = k; i < cols; i++) {
+      uint16_t half;
+      memcpy(&half, rows[r] + i * 2, 2);
+      float w = q8_from_bits((uint32_t)half << 16);
+      if (!bf16) memcpy(&w, rows[r] + i * 4, 4);
+      sum += w * x[t * stride + i];
+    }
+    sums[r][t] = lanes[0] + sum;
+  }
+}
+
+static void float_some(const uint8_t *const *rows, const float *x, int64_t stride, int64_t cols, bool bf16, bool prefetch,
+                       int tokens, float sums[FLOAT_ROWS][FLOAT_TILE]) {
+#define CASE(n)                                                                     \
+  case n:                                                                           \
+    if (bf16) float_tile(rows, x, stride, cols, prefetch, sums, true, n);           \
+    else float_tile(rows, x, stride, cols, prefetch, sums, false, n);               \
+    break;
+  switch (tokens) {
+    CASE(1) CASE(2) CASE(3)
+#if defined(__AVX512F__) || defined(__aarch64__)
+    CASE(4) CASE(5) CASE(6)
+#endif
+  }
+#undef CASE
+}
+
+/* bfloat16 → float32. */
+static void float_decode(const uint8_t *row, int64_t count, float *out) {
+  int64_t k = 0;
+  for (; k + Q8_LANES <= count; k += Q8_LANES) q8_store_floats(out + k, q8_from_bf16(row + k * 2));
+  for (; k < count; k++) {
+    uint16_t half;
+    memcpy(&half, row + k * 2, 2);
+    out[k] = q8_from_bits((uint32_t)half << 16);
+  }
+}
+
+/* Four rows (fewer at the end) times all tokens. */
+static void linear_float_rows(const linear_args *a, int64_t row, float *scratch) {
+  const matrix *weight = a->weight;
+  int64_t cols = weight->cols, count = linear_min(FLOAT_ROWS, weight->rows - row), width = linear_width(weight);
+  bool decode = weight->type == TYPE_BF16 && a->tokens > FLOAT_TILE;
+  for (int64_t k = 0; k < cols; k += FLOAT_COLS) {
+    int64_t some = linear_min(FLOAT_COLS, cols - k);
+    const uint8_t *rows[FLOAT_ROWS];
+    for (int r = 0; r < FLOAT_ROWS; r++) {
+      rows[r] = linear_row(weight, row + linear_min(r, count - 1)) + k * width;
+      if (!decode) continue;
+      float_decode(rows[r], some, scratch + r * FLOAT_COLS);
+      rows[r] = (const uint8_t *)(scratch + r * FLOAT_COLS);
+    }
+    for (int64_t t = 0; t < a->tokens; t += FLOAT_TILE) {
+      int tokens = (int)linear_min(FLOAT_TILE, a->tokens - t);
+      float sums[FLOAT_ROWS][FLOAT_TILE];
+      float_some(rows, a->x + t * cols + k, cols, some, weight->type == TYPE_BF16 && !decode, t == 0 && !decode, tokens, sums);
+      for (int i = 0; i < tokens; i++)
+        for (int r = 0; r < count; r++) {
+          float *out = a->out + (t + i) * weight->rows + row + r;
+          *out = sums[r][i] + (k ? *out : a->bias ? a->bias[row + r] : 0);
+        }
+    }
+  }
+}
+
+static void linear_float(const linear_args *a, team *team) {
+  int64_t fours = linear_ceil(a->weight->rows, FLOAT_ROWS), cost = FLOAT_ROWS * a->weight->cols * (a->tokens + 4);
+  int64_t share = linear_min(fours / (team->size * 4), (1 << 21) / cost); /* some 0.1 ms */
+  if (share < 1) share = 1;
+  for (int64_t s; (s = team_next(team, linear_ceil(fours, share))) >= 0;)
+    for (int64_t i = s * share; i < linear_min(fours, (s + 1) * share); i++)
+      linear_float_rows(a, i * FLOAT_ROWS, (float *)team->scratch);
+}
+
+static void linear(const linear_args *a, team *team) {
+  if (a->weight->type != TYPE_Q8) return linear_float(a, team);
+  int64_t packed = a->tokens * linear_ceil(a->weight->cols, Q8_COLS) * Q8_RECORD;
+  if (a->tokens <= LINEAR_FEW && packed <= TEAM_SCRATCH / 2) linear_q8_few(a, team);
+  else linear_q8_many(a, team);
+}
+
+/* ---- making Q8 */
+
+/* One row's 32 columns: its scale, rounded up to bfloat16 so that no code passes 127, and its codes at [step][row]. */
+Q8_INLINE void quantize_group(const float *x, int row, uint8_t *block) {
+  q8_ints highest = { 0 };
+  Q8_UNROLL for (int i = 0; i < Q8_COLS; i += Q8_LANES) highest = q8_max(highest, q8_load(x + i) & 0x7fffffff);
+  uint32_t bits = (uint32_t)q8_highest(highest);
+  float magnitude = q8_from_bits(bits);
+  bool usable = bits < 0x7f800000 && magnitude >= 0x1p-110f;
+  uint16_t scale = bits >= 0x7f800000 ? 0x7fc0 : usable ? (uint16_t)((q8_bits(magnitude / 127) + 0xffff) >> 16) : 0;
+  memcpy(block + row * 2, &scale, 2);
+  float inverse = usable ? 1 / q8_from_bits((uint32_t)scale << 16) : 0;
+  int32_t codes[Q8_COLS] = { 0 };
+  if (usable)
+    Q8_UNROLL for (int i = 0; i < Q8_COLS; i += Q8_LANES) q8_store(codes + i, q8_round(q8_load_floats(x + i) * inverse));
+  int8_t *out = (int8_t *)block + 32 + row * 4;
+  for (int k = 0; k < Q8_COLS; k++) out[k / 4 * 64 + k % 4] = (int8_t)codes[k];
+}
+
+static void quantize_panel(const matrix *source, int64_t panel, uint8_t *out) {
+  int64_t cols = source->cols, count = linear_min(Q8_ROWS, source->rows - panel * Q8_ROWS), width = linear_width(source);
+  const uint8_t *rows[Q8_ROWS];
+  for (int64_t r = 0; r < count; r++) rows[r] = linear_row(source, panel * Q8_ROWS + r);
+  for (int64_t k = 0; k < cols; k += Q8_COLS, out += Q8_BLOCK) {
+    int64_t some = linear_min(Q8_COLS, cols - k);
+    for (int r = 0; r < count; r++) {
+      float x[Q8_COLS];
+      if (some < Q8_COLS) memset(x, 0, sizeof x);
+      __builtin_prefetch(rows[r] + k * width + 512);
+      if (width == 2) float_decode(rows[r] + k * 2, some, x);
+      else memcpy(x, rows[r] + k * 4, (size_t)some * 4);
+      quantize_group(x, r, out);
+    }
+  }
+}
+
+static void quantize_q8(const quantize_args *a, team *team) {
+  int64_t panels = linear_ceil(a->source->rows, Q8_ROWS), bytes = q8_bytes(Q8_ROWS, a->source->cols);
+  int64_t share = 1 + (1 << 18) / bytes; /* some 0.1 ms */
+  for (int64_t s; (s = team_next(team, linear_ceil(panels, share))) >= 0;)
+    for (int64_t p = s * share; p < linear_min(panels, (s + 1) * share); p++) quantize_panel(a->source, p, a->out + p * bytes);
+}
+
+#endif
