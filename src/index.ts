@@ -1,6 +1,7 @@
 import { locateModel, startWorker } from '#platform'
 import { Model } from './agent/model.ts'
 import { RequestError } from './base/errors.ts'
+import type { DeviceOptions } from './device/options.ts'
 import { WorkerEngine } from './engine/worker-engine.ts'
 import { loadTokenizer } from './tokenizer/load.ts'
 
@@ -8,6 +9,7 @@ export type { RespondOptions } from './agent/model.ts'
 export { Model } from './agent/model.ts'
 export type { ToolCall, TurnEvent } from './agent/turn.ts'
 export { CheckpointError, DeviceError, HarmonyError, RequestError } from './base/errors.ts'
+export type { DeviceOptions } from './device/options.ts'
 export type {
   EndReason,
   EngineInfo,
@@ -18,7 +20,7 @@ export type {
 } from './engine/engine.ts'
 export type { Channel, Message, ReasoningEffort, Role, ToolDescription, ToolNamespace } from './harmony/message.ts'
 
-export interface LoadOptions {
+export interface LoadOptions extends DeviceOptions {
   /** Tokens of prompt and answer together; by default as many as the model was made for and the memory allows. */
   contextLength?: number
   /** Told while weights are read, in bytes. */
@@ -31,16 +33,20 @@ export interface LoadOptions {
  * Throws RequestError (no such model), CheckpointError (damaged or foreign files), DeviceError (not enough memory).
  */
 export async function load(model = 'nano', options: LoadOptions = {}): Promise<Model> {
-  const { contextLength, onProgress } = options
+  const { onProgress, ...rest } = options
+  const { contextLength, threads } = rest
   if (contextLength !== undefined && !(Number.isInteger(contextLength) && contextLength > 0)) {
     throw new RequestError(`contextLength is ${contextLength}; it must be a positive whole number`, {
       param: 'contextLength',
     })
   }
+  if (threads !== undefined && !(Number.isInteger(threads) && threads > 0)) {
+    throw new RequestError(`threads is ${threads}; it must be a positive whole number`, { param: 'threads' })
+  }
   const path = locateModel(model)
   const [tokenizer, engine] = await Promise.all([
     loadTokenizer(),
-    WorkerEngine.start(startWorker({ path, contextLength }), onProgress),
+    WorkerEngine.start(startWorker({ path, ...rest }), onProgress),
   ])
   return new Model(engine, tokenizer)
 }

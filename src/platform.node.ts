@@ -4,6 +4,7 @@ import { isAbsolute, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { RequestError } from './base/errors.ts'
+import type { DeviceOptions } from './device/options.ts'
 import type { FromWorker, WorkerPort } from './engine/worker-protocol.ts'
 
 /** Where a model's files lie, by the name or path that a person gave. */
@@ -26,7 +27,7 @@ export function availableMemory(): number {
 }
 
 /** Starts the thread that will load and run the model at `path`. */
-export function startWorker(data: { path: string; contextLength?: number }): WorkerPort {
+export function startWorker(data: { path: string; contextLength?: number } & DeviceOptions): WorkerPort {
   // Of this process's options the thread needs these; others, `--input-type` for one, would keep its file from running.
   const execArgv = process.execArgv.filter(option => /^--(conditions|disable-warning)=/.test(option))
   return workerPort(new Worker(new URL(import.meta.resolve('#engine-worker')), { workerData: data, execArgv }))

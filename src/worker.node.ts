@@ -1,5 +1,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { openFolder } from '#source'
+import { openDevice } from './device/open.node.ts'
+import type { DeviceOptions } from './device/options.ts'
 import { hostEngine } from './engine/worker-host.ts'
 import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
 import { openEngine } from './open-engine.ts'
@@ -8,10 +10,11 @@ import { availableMemory } from './platform.node.ts'
 /** The thread that runs a model. */
 const port = parentPort!
 const post = (message: FromWorker) => port.postMessage(message)
-const { path, contextLength } = workerData as { path: string; contextLength?: number }
+const { path, contextLength, ...options } = workerData as { path: string; contextLength?: number } & DeviceOptions
 try {
   const engine = await openEngine({
     folder: await openFolder(path),
+    ...openDevice(options),
     contextLength,
     availableMemory: availableMemory(),
     onProgress: (done, total) => post({ type: 'loading', done, total }),

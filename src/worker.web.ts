@@ -1,4 +1,6 @@
 import { openFolder } from './checkpoint/source.web.ts' // by its path: an import map does not reach into a worker
+import { openDevice } from './device/open.web.ts'
+import type { DeviceOptions } from './device/options.ts'
 import { hostEngine } from './engine/worker-host.ts'
 import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
 import { openEngine } from './open-engine.ts'
@@ -10,11 +12,13 @@ const post = (message: FromWorker) => postMessage(message)
 /** The worker that runs a model. The first message says which. */
 addEventListener(
   'message',
-  async (first: MessageEvent<{ path: string; contextLength?: number }>) => {
+  async (first: MessageEvent<{ path: string; contextLength?: number } & DeviceOptions>) => {
     try {
+      const { path, contextLength, ...options } = first.data
       const engine = await openEngine({
-        folder: await openFolder(first.data.path),
-        contextLength: first.data.contextLength,
+        folder: await openFolder(path),
+        ...openDevice(options),
+        contextLength,
         availableMemory,
         onProgress: (done, total) => post({ type: 'loading', done, total }),
       })

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { CheckpointError, DeviceError, HarmonyError, RequestError } from '../base/errors.ts'
 import { load } from '../index.ts'
+import { bench } from './bench.ts'
 import { chat } from './chat.ts'
 import { type AnyCommand, exitCodes, type Shell } from './command.ts'
 import { generate } from './generate.ts'
@@ -9,7 +10,7 @@ import { didYouMean, readArguments } from './options.ts'
 import { render } from './render.ts'
 import { tokens } from './tokens.ts'
 
-export const commands: readonly AnyCommand[] = [chat, generate, tokens, render]
+export const commands: readonly AnyCommand[] = [chat, generate, tokens, render, bench]
 
 /** Runs a command line in this process and sets its exit code. */
 export async function main(args: readonly string[]): Promise<void> {

@@ -12,6 +12,10 @@ export const modelOptions = {
   'max-tokens': wholeNumber(1, 'at most so many tokens an answer, reasoning included: default what the context holds'),
   temperature: decimal('0 takes the likeliest token, 1 draws as the model expects: default 1, for nano 0'),
   seed: wholeNumber(0, 'same seed, same answer: default another one each time'),
+  device: oneOf(['cpu', 'reference'], 'native kernels, or plain TypeScript: default cpu where it is built'),
+  threads: wholeNumber(1, 'native threads: default as many as this process may use'),
+  precision: oneOf(['fast', 'exact'], 'fast rounds large matrices and their inputs to 8 bits: default fast'),
+  cache: oneOf(['bf16', 'q8'], 'how keys and values are kept; q8 takes half the memory: default bf16'),
   'show-reasoning': flag('print the chain of thought and repairs of the format, to stderr'),
   raw: flag('print the tokens of the answer as they come, control tokens in full'),
 }
@@ -20,12 +24,12 @@ export type ModelValues = Values<typeof modelOptions>
 
 /** Loads the model that the options name, with progress on a terminal. */
 export async function loadModel(values: ModelValues, shell: Shell): Promise<Model> {
-  const { model = 'nano', context: contextLength } = values
+  const { model = 'nano', context: contextLength, device, threads, precision, cache } = values
   const status = new StatusLine(shell.stderr)
   const onProgress = (done: number, total: number) =>
     status.show(`loading ${model}: ${Math.floor((100 * done) / total)} %`)
   try {
-    return await shell.load(model, { contextLength, onProgress })
+    return await shell.load(model, { contextLength, device, threads, precision, cache, onProgress })
   } finally {
     status.clear()
   }

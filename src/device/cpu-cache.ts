@@ -26,10 +26,8 @@ export class PageStore {
     return this.#source.take()
   }
 
-  copyOf(page: number): number {
-    const copy = this.#source.take()
-    this.#source.copy(page, copy)
-    return copy
+  copy(from: number, to: number): void {
+    this.#source.copy(from, to)
   }
 
   give(pages: Iterable<number>): void {
@@ -71,6 +69,13 @@ export class CpuCache implements LayerCache {
     const numPlaces = Math.min(end, this.capacity)
     const wanted = Math.ceil(numPlaces / pageTokens)
     while (this.pages.length < wanted) this.pages.push(this.#store.take())
+  }
+
+  /** Lengthens the cache by copies of its first page, for timing: what it holds makes no difference to speed. */
+  repeat(length: number): void {
+    this.prepare(this.length, length - this.length)
+    for (const page of this.pages.slice(1)) this.#store.copy(this.pages[0], page)
+    this.length = length
   }
 
   commit(length: number): void {

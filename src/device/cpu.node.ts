@@ -30,8 +30,6 @@ export interface CpuOptions {
   precision?: 'fast' | 'exact'
   /** How keys and values are kept. */
   cache?: 'bf16' | 'q8'
-  /** Bring expert matrices into memory while loading, rather than when they are first used. */
-  populate?: boolean
 }
 
 const cacheTypes = { bf16: 0, q8: 1 } as const
@@ -40,23 +38,20 @@ const cacheTypes = { bf16: 0, q8: 1 } as const
 export class CpuDevice implements Device {
   readonly name: string
   readonly maxChunk = 512 // tokens: as many as let every expert's weights be decoded for a whole tile of tokens
-  readonly #options: Required<Pick<CpuOptions, 'precision' | 'cache' | 'populate'>>
+  readonly #options: Required<Pick<CpuOptions, 'precision' | 'cache'>>
   readonly #native: Native
   readonly #device: NativeDevice
   readonly #stores = new Map<number, PageStore>() // by bytes of a page
   #numRunning = 0
 
-  constructor(
-    native: Native,
-    { level, threads, precision = 'fast', cache = 'bf16', populate = true }: CpuOptions = {},
-  ) {
+  constructor(native: Native, { level, threads, precision = 'fast', cache = 'bf16' }: CpuOptions = {}) {
     const levels = native.levels()
     if (level !== undefined && !levels.includes(level)) {
       throw new DeviceError(`this CPU has no kernels for "${level}": it has ${levels.join(', ')} (TUTTI_CPU chooses)`)
     }
     this.#native = native
     this.#device = native.open({ level: level ?? levels[0], threads: threads ?? 0, pin: threads === undefined })
-    this.#options = { precision, cache, populate }
+    this.#options = { precision, cache }
     const { level: chosen, threads: numThreads } = native.describe(this.#device)
     this.name = `cpu (${chosen}, ${numThreads} ${numThreads === 1 ? 'thread' : 'threads'}, ${precision})`
   }
@@ -97,12 +92,12 @@ export class CpuDevice implements Device {
     return new Weight('int8', [numRows, shape[1]], rounded)
   }
 
-  async loadMxfp4(blocks: StoredTensor, scales: StoredTensor): Promise<Tensor> {
+  async loadMxfp4(blocks: StoredTensor, scales: StoredTensor, { populate }: LoadOptions = {}): Promise<Tensor> {
     const [numExperts, rows, groups] = scales.shape
     const [b, s] = [await this.#bytes(blocks), await this.#bytes(scales)]
     const id = this.#native.mxfp4(this.#device, numExperts, rows, groups * 32, b, s)
     for (const bytes of [b, s]) {
-      if (!this.#options.populate || bytes instanceof Uint8Array) continue
+      if (!populate || bytes instanceof Uint8Array) continue
       await this.#finished(this.#native.populate(this.#device, bytes.map, bytes.begin, bytes.length))
     }
     return new Weight('mxfp4', [numExperts, rows, groups * 32], id)
@@ -167,6 +162,26 @@ export class CpuDevice implements Device {
   async #finished<T>(pass: NativePass<T>): Promise<T> {
     const value = await this.#started(pass).done
     return value as T
+  }
+
+  /**
+   * Bytes a second of plain reads with all threads, the best of several: the limit of decoding. Of memory of its own in
+   * huge or in 4 KiB pages, or of a mapped file's first bytes, once they are in memory.
+   */
+  async readSpeed(what: 'huge' | 'small' | { path: string }, bytes = 2 ** 30): Promise<number> {
+    let [length, best] = [bytes, Infinity]
+    let map = -1
+    if (typeof what === 'object') {
+      const mapped = this.#native.map(this.#device, what.path)
+      length = Math.min(bytes, mapped.length)
+      map = mapped.map
+      await this.#finished(this.#native.populate(this.#device, map, 0, length))
+    }
+    for (let run = 0; run < 7; run++) {
+      const range = map >= 0 ? { map, begin: 0, length } : { length, huge: what === 'huge' }
+      best = Math.min(best, await this.#finished(this.#native.readMemory(this.#device, range)))
+    }
+    return length / best
   }
 
   close(): void {

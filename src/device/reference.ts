@@ -141,6 +141,8 @@ class ReferenceOps implements Ops {
     return numbersOf(x)
   }
 
+  async done(): Promise<void> {}
+
   end(): void {}
 }
 

@@ -5,6 +5,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { openFolder } from '../checkpoint/source.node.ts'
 import type { Folder } from '../checkpoint/source.ts'
+import { ReferenceDevice } from '../device/reference.ts'
 import { smallConfig } from '../engine/testing.ts'
 import { openEngine } from '../open-engine.ts'
 import type { ModelConfig } from './config.ts'
@@ -100,7 +101,9 @@ test('a model that does not fit is refused before a weight is read', async () =>
     },
     close: () => folder.close(),
   }
-  await assert.rejects(openEngine({ folder: counting, availableMemory: 100 * mib }), { name: 'DeviceError' })
+  await assert.rejects(openEngine({ folder: counting, device: new ReferenceDevice(), availableMemory: 100 * mib }), {
+    name: 'DeviceError',
+  })
   assert.ok(read < 100_000, `${read} bytes were read`) // headers and config.json
 })
 
@@ -118,6 +121,7 @@ function measure(path: string, contextLength: number): Measured {
     import { setTimeout } from 'node:timers/promises'
     import { openCheckpoint } from './src/checkpoint/checkpoint.ts'
     import { openFolder } from './src/checkpoint/source.node.ts'
+    import { ReferenceDevice } from './src/device/reference.ts'
     import { readConfig } from './src/model/config.ts'
     import { planMemory } from './src/model/memory.ts'
     import { openEngine } from './src/open-engine.ts'
@@ -135,7 +139,8 @@ function measure(path: string, contextLength: number): Measured {
     let most = 0
     const look = () => most = Math.max(most, used() - before)
     const folder = await openFolder(path)
-    const engine = await openEngine({ folder, contextLength, availableMemory: 2 ** 40, onProgress: look })
+    const device = new ReferenceDevice()
+    const engine = await openEngine({ folder, device, contextLength, availableMemory: 2 ** 40, onProgress: look })
     const loaded = await settled() - before
     const tokens = Array.from({ length: contextLength }, (_, i) => i % 40)
     for await (const event of engine.generate({ tokens, session: 'a' })) look()

@@ -9,27 +9,36 @@ import type { Layer, Weights } from './transformer.ts'
 /** Matrices that are read whole for every token: a device may halve them. Errors of a router choose other experts. */
 const roundable: ReadonlySet<string> = new Set(['qkv', 'out', 'unembedding'])
 
-/** The memory that the weights will take on a device. */
-export function planWeights(device: Device, checkpoint: Checkpoint, config: ModelConfig): WeightBytes {
-  let [own, mapped] = [0, 0]
+/** The memory that the weights will take on a device, and what of it one token reads: its experts, and every other matrix. */
+export interface WeightPlan extends WeightBytes {
+  readonly perToken: WeightBytes
+}
+
+export function planWeights(device: Device, checkpoint: Checkpoint, config: ModelConfig): WeightPlan {
+  let [own, mapped, ownRead, mappedRead] = [0, 0, 0, 0]
   for (const { name, part } of expectedTensors(config, checkpoint.layout)) {
     const bytes = device.weightBytes(checkpoint.tensors.get(name)!, { mayRound: roundable.has(part) })
     own += bytes.own
     mapped += bytes.mapped
+    if (part === 'embedding') continue // one row
+    const share = /^(gateUp|down)/.test(part) ? config.expertsPerToken / config.numExperts : 1
+    ownRead += bytes.own * share
+    mappedRead += bytes.mapped * share
   }
-  return { own, mapped }
+  return { own, mapped, perToken: { own: ownRead, mapped: mappedRead } }
 }
 
 /**
  * Puts a checkpoint's weights on a device, layer by layer. The tensors have been checked against the configuration.
- * `onProgress` is told after each tensor how many bytes have been read.
+ * `onProgress` is told after each tensor how many bytes have been read; `populate` is the device's option.
  */
 export async function loadWeights(
   device: Device,
   checkpoint: Checkpoint,
   config: ModelConfig,
-  onProgress: (doneBytes: number) => void = () => {},
+  options: { onProgress?: (doneBytes: number) => void; populate?: boolean } = {},
 ): Promise<Weights> {
+  const { onProgress = () => {}, populate } = options
   let done = 0
   const stored = (names: readonly string[]) => names.map(name => checkpoint.tensors.get(name)!)
   const report = (parts: readonly StoredTensor[]) =>
@@ -42,7 +51,7 @@ export async function loadWeights(
   }
   const loadMxfp4 = async (blockNames: readonly string[], scaleNames: readonly string[]): Promise<Tensor> => {
     const [blocks, scales] = stored([...blockNames, ...scaleNames])
-    const tensor = await device.loadMxfp4(blocks, scales)
+    const tensor = await device.loadMxfp4(blocks, scales, { populate })
     report([blocks, scales])
     return tensor
   }
