@@ -1,0 +1,146 @@
+/*
+ * Vectors of VL floats through the compiler's own vector types: the same source for SSE2, AVX2, AVX-512 and NEON. Products
+ * and sums are written a * b + c; the compiler contracts them to fused multiply-adds where the instruction set has them.
+ * A scalar meets a vector as itself in every lane.
+ */
+#ifndef TUTTI_SIMD_H
+#define TUTTI_SIMD_H
+#include <stdint.h>
+#include <string.h>
+#if defined __x86_64__
+#include <immintrin.h>
+#endif
+
+#ifndef VL
+#if defined __AVX512F__
+#define VL 16
+#elif defined __AVX2__
+#define VL 8
+#else
+#define VL 4
+#endif
+#endif
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+typedef float vf __attribute__((vector_size(4 * VL), may_alias));
+typedef int32_t vi __attribute__((vector_size(4 * VL), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * VL), may_alias));
+typedef uint16_t vh __attribute__((vector_size(2 * VL), may_alias));
+
+/* The same at any address. */
+typedef float vf_at __attribute__((vector_size(4 * VL), may_alias, aligned(1)));
+typedef uint32_t vu_at __attribute__((vector_size(4 * VL), may_alias, aligned(1)));
+typedef uint16_t vh_at __attribute__((vector_size(2 * VL), may_alias, aligned(1)));
+
+INLINE vf vf_load(const void *at) { return *(const vf_at *)at; }
+INLINE void vf_store(void *at, vf x) { *(vf_at *)at = x; }
+/* Subtracting 0 changes no number, not even −0: compilers see that and only broadcast. */
+INLINE vf vf_splat(float x) { return x - (vf){0}; }
+
+/* a where the mask's lane is all ones, b where it is 0. Comparisons of vectors give such masks. */
+INLINE vf vf_select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+
+/* The greater and the less of two; b where either is not a number. */
+#if defined __AVX512F__ && VL == 16
+INLINE vf vf_max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf vf_min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined __AVX2__ && VL == 8
+INLINE vf vf_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf vf_min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#elif defined __x86_64__ && VL == 4
+INLINE vf vf_max(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+INLINE vf vf_min(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+#else
+INLINE vf vf_max(vf a, vf b) { return vf_select(a > b, a, b); }
+INLINE vf vf_min(vf a, vf b) { return vf_select(a < b, a, b); }
+#endif
+
+/* Reductions halve the vector until four lanes are left, so sums are pairwise. */
+typedef float vf4 __attribute__((vector_size(16)));
+typedef float vf8 __attribute__((vector_size(32)));
+#if VL == 16
+#define VF_FOLD(fold4, fold8) \
+  vf8 y = fold8(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7), \
+                __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15)); \
+  vf4 z = fold4(__builtin_shufflevector(y, y, 0, 1, 2, 3), __builtin_shufflevector(y, y, 4, 5, 6, 7));
+#elif VL == 8
+#define VF_FOLD(fold4, fold8) \
+  vf4 z = fold4(__builtin_shufflevector(x, x, 0, 1, 2, 3), __builtin_shufflevector(x, x, 4, 5, 6, 7));
+#else
+#define VF_FOLD(fold4, fold8) vf4 z = (vf4)x;
+#endif
+#define VF_ADD(a, b) ((a) + (b))
+
+INLINE float vf_sum(vf x) {
+  VF_FOLD(VF_ADD, VF_ADD)
+  return (z[0] + z[2]) + (z[1] + z[3]);
+}
+
+INLINE float vf_max_of(vf x) {
+  float lanes[VL];
+  vf_store(lanes, x);
+  for (int n = VL / 2; n; n /= 2)
+    for (int i = 0; i < n; i++) lanes[i] = lanes[i] > lanes[i + n] ? lanes[i] : lanes[i + n];
+  return lanes[0];
+}
+
+/* ---- bfloat16: the upper half of a float32 */
+
+INLINE float bf16_to_float(uint16_t word) {
+  uint32_t bits = (uint32_t)word << 16;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+/* Rounds to nearest even; what is not a number stays so. */
+INLINE uint16_t float_to_bf16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if ((bits & 0x7fffffff) > 0x7f800000) return bits >> 16 | 0x40;
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* VL words at any address. */
+INLINE vf vf_load_bf16(const void *at) { return (vf)(__builtin_convertvector(*(const vh_at *)at, vu) << 16); }
+
+/* 2 · VL words at any address, the even ones and the odd ones: cheaper than two loads in order. */
+typedef struct { vf even, odd; } vf_pair;
+INLINE vf_pair vf_load_bf16_pair(const void *at) {
+  vu words = *(const vu_at *)at;
+  return (vf_pair){(vf)(words << 16), (vf)(words & 0xffff0000u)};
+}
+
+/* ---- exponentials: relative error below 3e-7, exact at 0; results below 2^-126 are 0; what is not a number stays so */
+
+/* 2^(n + f) for whole n in the low bits of `shifted`, as rounding by 1.5 · 2^23 leaves them, and |f| ≤ 1/2. */
+INLINE vf vf_scaled_exp2(vf f, vf shifted) {
+  vf p = f * 0x1.5bb9e2p-10f + 0x1.3ceab6p-7f; /* minimax for the relative error: 9e-8 */
+  p = p * f + 0x1.c6b754p-5f;
+  p = p * f + 0x1.ebf9bcp-3f;
+  p = p * f + 0x1.62e42ap-1f;
+  p = p * f + 1.0f;
+  return p * (vf)(((vi)shifted << 23) + 0x3f800000);
+}
+
+/* 2^x; above 2^127 that. */
+INLINE vf vf_exp2(vf x) {
+  const float round = 12582912;
+  vf y = vf_max(vf_splat(-126), vf_min(vf_splat(127), x));
+  vf shifted = y + round;
+  return (vf)((vi)vf_scaled_exp2(y - (shifted - round), shifted) & ~(vi)(x < -126.0f));
+}
+
+/* e^x; above e^88 that. */
+INLINE vf vf_exp(vf x) {
+  const float round = 12582912, log2e = 0x1.715476p+0f, log2e_rest = 0x1.4ae0cp-26f;
+  vf y = vf_max(vf_splat(-87.25f), vf_min(vf_splat(88), x));
+  vf shifted = y * log2e + round, n = shifted - round;
+  return (vf)((vi)vf_scaled_exp2((y * log2e - n) + y * log2e_rest, shifted) & ~(vi)(x < -87.25f));
+}
+
+/* 1 / (1 + e^-x) */
+INLINE vf vf_sigmoid(vf x) { return 1.0f / (1.0f + vf_exp(-x)); }
+
+#endif
