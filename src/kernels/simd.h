@@ -132,12 +132,13 @@ INLINE vf vf_exp2(vf x) {
   return (vf)((vi)vf_scaled_exp2(y - (shifted - round), shifted) & ~(vi)(x < -126.0f));
 }
 
-/* e^x; above e^88 that. */
+/* e^x; above e^88 that. ln 2 is taken off in two parts, the first short enough that its products are exact. */
 INLINE vf vf_exp(vf x) {
-  const float round = 12582912, log2e = 0x1.715476p+0f, log2e_rest = 0x1.4ae0cp-26f;
+  const float round = 12582912, log2e = 0x1.715476p+0f, ln2 = 0x1.62e4p-1f, ln2_rest = 0x1.7f7d1cp-20f;
   vf y = vf_max(vf_splat(-87.25f), vf_min(vf_splat(88), x));
   vf shifted = y * log2e + round, n = shifted - round;
-  return (vf)((vi)vf_scaled_exp2((y * log2e - n) + y * log2e_rest, shifted) & ~(vi)(x < -87.25f));
+  vf rest = (y - n * ln2) - n * ln2_rest;
+  return (vf)((vi)vf_scaled_exp2(rest * log2e, shifted) & ~(vi)(x < -87.25f));
 }
 
 /* 1 / (1 + e^-x) */
