@@ -5,7 +5,7 @@ import type { Checkpoint } from '../checkpoint/checkpoint.ts'
 import { ReferenceDevice } from '../device/reference.ts'
 import type { AttentionShape, Ops, Piece } from '../kernels/ops.ts'
 import type { Tensor } from '../kernels/tensor.ts'
-import { type Chunk, Transformer } from '../model/transformer.ts'
+import { type Chunk, type ShouldStop, Transformer } from '../model/transformer.ts'
 import { loadWeights } from '../model/weights.ts'
 import { LocalEngine } from './local-engine.ts'
 import { Sampler } from './sampler.ts'
@@ -35,19 +35,16 @@ class WatchedDevice extends ReferenceDevice {
   }
 }
 
-type Pass = Generator<number, Promise<Float32Array>>
-
-async function finish(pass: Pass): Promise<Float32Array> {
-  for (;;) {
-    const { done, value } = pass.next()
-    if (done) return value
-  }
+async function run(model: Transformer, batch: Chunk[], shouldStop?: ShouldStop): Promise<Float32Array> {
+  const logits = await model.forward(batch, shouldStop)
+  assert.ok(logits)
+  return logits
 }
 
 /** Logits after each of the tokens, one sequence alone in one pass. */
 async function lone(model: Transformer, tokens: readonly number[]): Promise<Float32Array> {
   const cache = model.newCache(tokens.length)
-  return finish(model.forward([{ cache, tokens, start: 0, logits: 'all' }]))
+  return run(model, [{ cache, tokens, start: 0, logits: 'all' }])
 }
 
 const rows = (logits: Float32Array, from: number, to: number) => logits.subarray(from * vocabSize, to * vocabSize)
@@ -58,7 +55,7 @@ test('each layer asks for its matrices once, however many sequences there are', 
   const batch = [5, 1, 9].map((length, i): Chunk => {
     return { cache: model.newCache(16), tokens: randomTokens(length, i), start: 0, logits: 'last' }
   })
-  await finish(model.forward(batch))
+  await run(model, batch)
   const count = (op: string) => device.calls.filter(call => call.op === op).length
   assert.equal(count('linear'), 3 * numHiddenLayers + 1) // qkv, out, router; unembedding
   assert.equal(count('experts'), numHiddenLayers)
@@ -84,7 +81,7 @@ test('sequences in one batch get the logits that each gets alone, bit for bit', 
       members.push(i)
       fed[i] += count
     }
-    const logits = await finish(model.forward(batch))
+    const logits = await run(model, batch)
     let row = 0
     for (const [n, { tokens }] of batch.entries()) got[members[n]].push(...rows(logits, row, (row += tokens.length)))
   }
@@ -100,27 +97,27 @@ test('each sequence says which logits it wants', async () => {
     return { cache: model.newCache(8), tokens: randomTokens(4 + i, i), start: 0, logits }
   })
   const alone = await Promise.all(batch.map(({ tokens }) => lone(model, tokens)))
-  const got = await finish(model.forward(batch))
+  const got = await run(model, batch)
   const expected = [rows(alone[0], 3, 4), rows(alone[2], 0, 6), rows(alone[3], 6, 7)]
   assert.deepEqual(got, Float32Array.from(expected.flatMap(part => [...part])))
-  assert.equal((await finish(model.forward([{ ...batch[1], start: 5, logits: 'none' }]))).length, 0)
+  assert.equal((await run(model, [{ ...batch[1], start: 5, logits: 'none' }])).length, 0)
 })
 
 test('passes that take turns between layers do not disturb each other', async () => {
   const model = await randomModel()
   const random = seededRandom(8)
   const texts = [19, 11, 14].map((length, i) => randomTokens(length, 20 + i))
-  const passes = texts.map(tokens => model.forward([{ cache: model.newCache(32), tokens, start: 0, logits: 'all' }]))
-  const results: Promise<Float32Array>[] = []
-  for (let left = passes.length; left > 0; ) {
-    const i = Math.floor(random() * passes.length)
-    if (i in results) continue
-    const { done, value } = passes[i].next()
-    if (!done) continue
-    results[i] = value
-    left--
-  }
-  for (const [i, tokens] of texts.entries()) assert.deepEqual(await results[i], await lone(model, tokens))
+  const order: number[] = []
+  const passes = texts.map((tokens, i) =>
+    run(model, [{ cache: model.newCache(32), tokens, start: 0, logits: 'all' }], async () => {
+      order.push(i)
+      for (let turns = random() * 9; turns > 0; turns--) await Promise.resolve()
+      return false
+    }),
+  )
+  const results = await Promise.all(passes)
+  assert.match(order.join(''), /0.*1.*0.*2.*0/)
+  for (const [i, tokens] of texts.entries()) assert.deepEqual(results[i], await lone(model, tokens))
 })
 
 test('experts in another order, their router rows with them, change nothing', async () => {
@@ -247,7 +244,10 @@ test('the same seed gives the same tokens in a batch as alone', async () => {
   const sequences = prompts.map(tokens => ({ cache: model.newCache(40), tokens, start: 0 }))
   const together = prompts.map((): number[] => [])
   for (let i = 0; i < 25; i++) {
-    const logits = await finish(model.forward(sequences.map(sequence => ({ ...sequence, logits: 'last' }) as const)))
+    const logits = await run(
+      model,
+      sequences.map(sequence => ({ ...sequence, logits: 'last' }) as const),
+    )
     for (const [s, sequence] of sequences.entries()) {
       const { token } = samplers[s].sample(rows(logits, s, s + 1))
       together[s].push(token)

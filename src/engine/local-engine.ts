@@ -1,11 +1,11 @@
 import { DeviceError, RequestError } from '../base/errors.ts'
-import type { Transformer } from '../model/transformer.ts'
+import type { ShouldStop, Transformer } from '../model/transformer.ts'
 import type { EndReason, Engine, EngineInfo, GenerateEvent, GenerateRequest, Usage } from './engine.ts'
 import { eventStream } from './event-stream.ts'
 import { createMask } from './mask.ts'
 import { checkRequest } from './request.ts'
 import { Sampler } from './sampler.ts'
-import { Session, type ShouldStop, type SyncResult } from './session.ts'
+import { Session, type SyncResult } from './session.ts'
 
 /** `<|return|>`, `<|call|>` and `<|endoftext|>` end an assistant's turn. */
 const defaultStopTokens = [200002, 200012, 199999]

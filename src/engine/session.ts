@@ -1,9 +1,6 @@
 import type { KvCache } from '../model/kv-cache.ts'
-import type { Transformer } from '../model/transformer.ts'
+import type { ShouldStop, Transformer } from '../model/transformer.ts'
 import { checkTokens } from './request.ts'
-
-/** Asked between the layers of a forward pass; true ends it there. May wait before it answers. */
-export type ShouldStop = () => boolean | Promise<boolean>
 
 /** `done` of the `total` tokens that have to run have run; `reused` were held already. */
 export interface SyncProgress {
@@ -96,7 +93,14 @@ export class Session {
     yield { reused, done: 0, total }
     for (let done = 0; done < total; ) {
       const chunk = upcoming.slice(done, done + this.#maxChunk)
-      const logits = await this.#run(chunk, start + done, done + chunk.length === total, shouldStop)
+      const isLast = done + chunk.length === total
+      const piece = {
+        cache: this.#cache,
+        tokens: chunk,
+        start: start + done,
+        logits: isLast ? 'last' : 'none',
+      } as const
+      const logits = await this.#model.forward([piece], shouldStop)
       if (!logits) return { reused, ran: done, finished: false }
       done += chunk.length
       this.#tokens.push(...upcoming.slice(this.#tokens.length - start, done))
@@ -104,26 +108,6 @@ export class Session {
       yield { reused, done, total }
     }
     return { reused, ran: total, finished: true }
-  }
-
-  /** Runs a chunk to its end, or abandons it between two layers and gives nothing. */
-  async #run(
-    tokens: readonly number[],
-    start: number,
-    isLast: boolean,
-    shouldStop?: ShouldStop,
-  ): Promise<Float32Array | undefined> {
-    const pass = this.#model.forward([{ cache: this.#cache, tokens, start, logits: isLast ? 'last' : 'none' }])
-    try {
-      for (;;) {
-        const stop = shouldStop?.() ?? false
-        if (stop === true || (stop !== false && (await stop))) return undefined
-        const { done, value } = pass.next()
-        if (done) return await value
-      }
-    } finally {
-      pass.return(Promise.resolve(new Float32Array(0))) // frees what an abandoned pass holds
-    }
   }
 
   /** Frees the caches; nothing can run afterwards. */

@@ -1,7 +1,7 @@
 import { seededRandom } from '../base/random.ts'
 import type { Checkpoint, StoredTensor } from '../checkpoint/checkpoint.ts'
 import { ReferenceDevice } from '../device/reference.ts'
-import type { Device } from '../kernels/ops.ts'
+import type { Device, Ops } from '../kernels/ops.ts'
 import type { ModelConfig } from '../model/config.ts'
 import { type ExpectedTensor, expectedTensors } from '../model/tensors.ts'
 import { Transformer } from '../model/transformer.ts'
@@ -59,6 +59,48 @@ export async function randomModel(
   { seed = 1, device = new ReferenceDevice() as Device } = {},
 ): Promise<Transformer> {
   return new Transformer(device, config, await loadWeights(device, randomCheckpoint(config, seed), config))
+}
+
+/** A device that records a pass and runs it later, one op after the other, as those do that do not compute in this thread. */
+export class LateDevice extends ReferenceDevice {
+  readonly #between: (op: keyof Ops) => Promise<unknown>
+
+  /** `between`: what is waited for before each op. */
+  constructor(between: (op: keyof Ops) => Promise<unknown> = async () => {}) {
+    super()
+    this.#between = between
+  }
+
+  override begin(): Ops {
+    const ops = super.begin()
+    const steps: { op: keyof Ops; args: unknown[]; result: Later }[] = []
+    let isAbandoned = false
+    const run = async () => {
+      for (const { op, args, result } of steps) {
+        await this.#between(op)
+        if (isAbandoned) throw new Error('the pass was abandoned')
+        const given = args.map(arg => (arg instanceof Later ? arg.value : arg))
+        result.value = (ops[op] as (...args: unknown[]) => unknown).apply(ops, given)
+      }
+    }
+    return new Proxy(ops, {
+      get(_, op: keyof Ops) {
+        if (op === 'end') return () => void (isAbandoned = true)
+        if (op === 'done') return run
+        if (op === 'read') return (x: unknown) => run().then(() => ops.read((x as Later).value as never))
+        return (...args: unknown[]) => {
+          const result = new Later()
+          steps.push({ op, args, result })
+          return result
+        }
+      },
+    })
+  }
+}
+
+/** What an op will give. */
+class Later {
+  value: unknown
 }
 
 function fail(): never {

@@ -63,8 +63,9 @@ export interface Piece {
 }
 
 /**
- * What the model may ask of a device during one forward pass. Calls record work; only `read` is awaited. Activations
- * belong to the pass: `end` frees them all, whether it was finished or abandoned.
+ * What the model may ask of a device during one forward pass. Calls record work, which may run at once or not before
+ * `read` or `done` is awaited: one of them, once. Activations belong to the pass: `end` frees them all, whether it was
+ * finished or abandoned.
  */
 export interface Ops {
   /** Rows of `table` [vocabSize, hiddenSize] → [T, hiddenSize] float32. */
@@ -96,13 +97,21 @@ export interface Ops {
   rows(x: Tensor, indices: Int32Array): Tensor
   /** The numbers of a float32 tensor, once the work before it is done. Survives `end`. */
   read(x: Tensor): Promise<Float32Array>
-  /** Frees every activation of this pass. */
+  /** Resolves once everything recorded has been run, for its traces in the caches: where no numbers are wanted. */
+  done(): Promise<void>
+  /**
+   * Frees every activation of this pass and abandons what of it still runs, as soon as the device can: what was promised
+   * may reject then. An abandoned pass may go on writing into its caches for a moment, but only where it was about to
+   * write, and before what any later pass does.
+   */
   end(): void
 }
 
 export interface LoadOptions {
   /** The matrix may be kept in fewer bits, if the device does that. */
   readonly mayRound?: boolean
+  /** What is used where its file is mapped shall lie in memory when loading is done, not only when it is first used. */
+  readonly populate?: boolean
 }
 
 /** Memory of the device's own, and what is used where the file is mapped: the system may drop and read that again. */
@@ -123,7 +132,7 @@ export interface Device {
   /** Puts a matrix or vector on the device; several parts are joined along their rows. BF16 or F32. */
   load(parts: readonly StoredTensor[], options?: LoadOptions): Promise<Tensor>
   /** Puts expert matrices on the device: blocks U8 [experts, rows, groups, 16], scales U8 [experts, rows, groups]. */
-  loadMxfp4(blocks: StoredTensor, scales: StoredTensor): Promise<Tensor>
+  loadMxfp4(blocks: StoredTensor, scales: StoredTensor, options?: LoadOptions): Promise<Tensor>
   /** An empty cache. A windowed one can take `maxChunk` tokens at once. */
   newCache(shape: AttentionShape, maxChunk: number): LayerCache
   /** Starts a forward pass. Several may be open at once. */

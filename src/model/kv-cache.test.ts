@@ -131,5 +131,5 @@ test('a chunk larger than the windows were made for is refused, not half remembe
   const model = await randomModel(smallConfig)
   const cache = model.newCache(4)
   const pass = model.forward([{ cache, tokens: [1, 2, 3, 4, 5], start: 0, logits: 'none' }])
-  assert.throws(() => pass.next(), /chunk of 5 tokens is more than the 4/)
+  await assert.rejects(pass, /chunk of 5 tokens is more than the 4/)
 })

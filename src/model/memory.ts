@@ -85,6 +85,6 @@ function contextThatFits(config: ModelConfig, available: number, options: Memory
   return fits
 }
 
-function showBytes(bytes: number): string {
+export function showBytes(bytes: number): string {
   return bytes >= 1024 * mib ? `${(bytes / 1024 / mib).toFixed(1)} GiB` : `${Math.ceil(bytes / mib)} MiB`
 }

@@ -4,6 +4,12 @@ import type { ModelConfig } from './config.ts'
 import { KvCache } from './kv-cache.ts'
 import { yarn } from './yarn.ts'
 
+/** Asked now and then during a forward pass; true ends it there. May wait before it answers. */
+export type ShouldStop = () => boolean | Promise<boolean>
+
+/** How often that is, where the whole pass is in the device's hands. */
+const askEveryMs = 20
+
 /** One of the 24 (20b) or 36 (120b) layers. */
 export interface Layer {
   attentionNorm: Tensor // [hiddenSize]
@@ -68,11 +74,10 @@ export class Transformer {
   }
 
   /**
-   * Runs tokens of any number of sequences. Yields after each layer, so that the caller can stop there for good (the
-   * caches stay as they were) or run something else in between. Returns the logits asked for, row by row
-   * [rows, vocabSize], in the order of the batch.
+   * Runs tokens of any number of sequences. Gives the logits asked for, row by row [rows, vocabSize], in the order of the
+   * batch; or nothing where `shouldStop` ended the pass: the caches then stay as they were.
    */
-  *forward(batch: readonly Chunk[]): Generator<number, Promise<Float32Array>> {
+  async forward(batch: readonly Chunk[], shouldStop?: ShouldStop): Promise<Float32Array | undefined> {
     const { config } = this
     const { embedding, layers, norm, unembedding } = this.#weights
     const { tokens, positions, pieces, wanted } = layout(batch)
@@ -80,6 +85,7 @@ export class Transformer {
     try {
       let x = ops.embedding(tokens, embedding) // [T, hiddenSize]
       for (const [n, layer] of layers.entries()) {
+        if (await shouldStop?.()) return undefined
         const shape = this.#shapes[n]
         const caches = batch.map(chunk => chunk.cache.layers[n])
         const normed = ops.rmsNorm(x, layer.attentionNorm, config.rmsNormEpsilon) // [T, hiddenSize]
@@ -90,15 +96,41 @@ export class Transformer {
         const t = ops.rmsNorm(x, layer.mlpNorm, config.rmsNormEpsilon)
         const routing = ops.topK(ops.linear(t, layer.router, layer.routerBias), config.expertsPerToken)
         x = ops.add(x, ops.experts(t, routing, layer.experts, config.swigluLimit))
-        yield n
       }
-      for (const { cache, start, tokens } of batch) cache.commit(start + tokens.length)
-      if (wanted.length === 0) return Promise.resolve(new Float32Array(0))
-      const last = ops.rmsNorm(ops.rows(x, wanted), norm, config.rmsNormEpsilon) // [rows, hiddenSize]
-      return ops.read(ops.linear(last, unembedding)) // [rows, vocabSize]
+      if (await shouldStop?.()) return undefined
+      let result: Promise<Float32Array>
+      if (wanted.length === 0) result = ops.done().then(() => new Float32Array(0))
+      else {
+        const last = ops.rmsNorm(ops.rows(x, wanted), norm, config.rmsNormEpsilon) // [rows, hiddenSize]
+        result = ops.read(ops.linear(last, unembedding)) // [rows, vocabSize]
+      }
+      const logits = await (shouldStop ? unlessStopped(result, shouldStop) : result)
+      if (logits) for (const { cache, start, tokens } of batch) cache.commit(start + tokens.length)
+      return logits
     } finally {
       ops.end()
     }
+  }
+}
+
+/** What `work` gives, or undefined as soon as `shouldStop` says so: what becomes of the work then matters to nobody. */
+async function unlessStopped<T>(work: Promise<T>, shouldStop: ShouldStop): Promise<T | undefined> {
+  const { promise: stopped, resolve: stop, reject: fail } = Promise.withResolvers<undefined>()
+  let timer = setTimeout(ask, askEveryMs)
+  let isOver = false
+  async function ask() {
+    try {
+      if (await shouldStop()) stop(undefined)
+      else if (!isOver) timer = setTimeout(ask, askEveryMs)
+    } catch (error) {
+      fail(error)
+    }
+  }
+  try {
+    return await Promise.race([work, stopped])
+  } finally {
+    isOver = true
+    clearTimeout(timer)
   }
 }
 

@@ -56,18 +56,13 @@ export async function openModel(name: string, layout: Layout, device: Device = n
   return new Transformer(device, config, weights)
 }
 
-/** Runs passes to their end and gives the logits' rows [vocabSize]. */
+/** Runs a pass and gives the logits' rows [vocabSize]. */
 export async function run(model: Transformer, batch: Chunk[]): Promise<Float32Array[]> {
-  const pass = model.forward(batch)
-  for (;;) {
-    const { done, value } = pass.next()
-    if (!done) continue
-    const logits = await value
-    const { vocabSize } = model.config
-    return Array.from({ length: logits.length / vocabSize }, (_, i) => {
-      return logits.subarray(i * vocabSize, (i + 1) * vocabSize)
-    })
-  }
+  const logits = (await model.forward(batch))!
+  const { vocabSize } = model.config
+  return Array.from({ length: logits.length / vocabSize }, (_, i) => {
+    return logits.subarray(i * vocabSize, (i + 1) * vocabSize)
+  })
 }
 
 /** Logits after each of `tokens`, which are fed in chunks of the given sizes (the last size repeats). */

@@ -47,11 +47,7 @@ export async function leadsOf(
 }
 
 async function run(model: Transformer, cache: KvCache, tokens: number[], start: number, logits: 'none' | 'all') {
-  const pass = model.forward([{ cache, tokens, start, logits }])
-  for (;;) {
-    const { done, value } = pass.next()
-    if (done) return value
-  }
+  return (await model.forward([{ cache, tokens, start, logits }]))!
 }
 
 function leadOf(logits: Float32Array, token: number): number {
