@@ -1,4 +1,4 @@
-import type { AttentionShape, LayerCache } from '../ops.ts'
+import type { AttentionShape, LayerCache, LayerSnapshot } from '../ops.ts'
 
 const firstCapacity = 64 // tokens; a full cache grows by as many, later by a sixteenth
 
@@ -56,9 +56,49 @@ export class ReferenceCache implements LayerCache {
     this.length = position
   }
 
+  snapshot(first: number, length: number): ReferenceSnapshot {
+    const { width } = this
+    const copy = new ReferenceSnapshot(first, length, width)
+    for (let p = first; p < length; p++) {
+      const [from, to] = [this.offset(p), (p - first) * width]
+      copy.keys.set(this.keys.subarray(from, from + width), to)
+      copy.values.set(this.values.subarray(from, from + width), to)
+    }
+    return copy
+  }
+
+  restore({ first, length, keys, values }: ReferenceSnapshot): void {
+    const { width } = this
+    for (let p = first; p < length; p++) {
+      const [from, to] = [(p - first) * width, this.offset(p)]
+      this.keys.set(keys.subarray(from, from + width), to)
+      this.values.set(values.subarray(from, from + width), to)
+    }
+    this.first = first
+    this.length = length
+  }
+
   dispose(): void {
     this.keys = this.values = new Float32Array(0)
     this.#capacity = 0
+  }
+}
+
+class ReferenceSnapshot implements LayerSnapshot {
+  readonly first: number
+  readonly length: number
+  keys: Float32Array // [length - first, numKeyValueHeads * headDim]
+  values: Float32Array
+
+  constructor(first: number, length: number, width: number) {
+    this.first = first
+    this.length = length
+    this.keys = new Float32Array((length - first) * width)
+    this.values = new Float32Array((length - first) * width)
+  }
+
+  dispose(): void {
+    this.keys = this.values = new Float32Array(0)
   }
 }
 
