@@ -1,7 +1,8 @@
 /**
- * Makes what the package ships and the source needs: the tokenizer's vocabulary, and dist/ with the JavaScript and the
- * declarations of src/. Runs in `npm ci` and `npm pack` (as `prepare`), skips what is unchanged, takes about two seconds.
- * Types are not checked here: that is `npm run check`.
+ * Makes what the package ships and the source needs: the tokenizer's vocabulary, dist/ with the JavaScript and the
+ * declarations of src/, and the CPU device's addon (scripts/build-native.ts). Runs in `npm ci` and `npm pack` (as
+ * `prepare`), skips what is unchanged, takes about two seconds, and half a minute when the kernels are compiled. Types are
+ * not checked here: that is `npm run check`.
  *
  *   node --conditions=tutti-source scripts/build.ts
  */
@@ -10,6 +11,7 @@ import { createHash } from 'node:crypto'
 import { cpSync, existsSync, globSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { buildNative } from './build-native.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const cache = join(root, 'node_modules/.cache/tutti')
@@ -82,4 +84,7 @@ function mendDeclarations(file: string): void {
   writeFileSync(file, needsLibrary ? `/// <reference lib="esnext.disposable" />\n${mended}` : mended)
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) await build()
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+  await build()
+  await buildNative()
+}

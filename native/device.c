@@ -1,0 +1,562 @@
+#define _GNU_SOURCE
+#include "device.h"
+#include "event.h"
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_DIMENSION = 1 << 30, FIRST_SLICE_BYTES = 2 << 20, READ_AHEAD_BYTES = 16 << 20 };
+
+bool refuse(problem *p, int kind, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  p->kind = kind;
+  vsnprintf(p->text, sizeof p->text, format, arguments);
+  va_end(arguments);
+  return false;
+}
+
+static void *no_memory(problem *p, int64_t bytes) {
+  refuse(p, PROBLEM_MEMORY, "the system gave no %lld bytes of memory", (long long)bytes);
+  return NULL;
+}
+
+/* ---- tables */
+
+static void *table_get(const table *t, int64_t id) { return id >= 0 && id < t->size ? t->items[id] : NULL; }
+
+/* The lowest free number, or −1 without memory. */
+static int64_t table_add(table *t, void *what) {
+  while (t->lowest_free < t->size && t->items[t->lowest_free] != NULL) t->lowest_free++;
+  if (t->lowest_free == t->max) {
+    int64_t max = t->max * 2 + 64;
+    void **items = realloc(t->items, (size_t)max * sizeof *items);
+    if (items == NULL) return -1;
+    t->items = items;
+    t->max = max;
+  }
+  if (t->lowest_free == t->size) t->size++;
+  t->items[t->lowest_free] = what;
+  return t->lowest_free++;
+}
+
+static void table_remove(table *t, int64_t id) {
+  t->items[id] = NULL;
+  if (id < t->lowest_free) t->lowest_free = id;
+}
+
+/* ---- items */
+
+static void item_release(device *d, item *i) {
+  i->released = true;
+  if (i->uses == 0) i->destroy(d, i);
+}
+
+static void item_unuse(device *d, item *i) {
+  if (--i->uses == 0 && i->released) i->destroy(d, i);
+}
+
+static void destroy_weight(device *d, item *i) {
+  weight *w = (weight *)i;
+  for (int c = 0; c < 6; c++) memory_free(d->memory, &w->copies[c]);
+  free(w);
+}
+
+static void destroy_page(device *d, item *i) {
+  page *p = (page *)i;
+  page_free(d->memory, &d->slabs, &p->memory);
+  free(p);
+}
+
+weight *device_weight(const device *d, int64_t id) { return table_get(&d->weights, id); }
+page *device_page(const device *d, int64_t id) { return table_get(&d->pages, id); }
+
+/* ---- opening and closing */
+
+static bool open_threads(device *d, int threads, bool pin) {
+  bool *mask = malloc(MAX_CPUS * sizeof *mask);
+  cores *c = malloc(sizeof *c);
+  bool opened = false;
+  if (mask != NULL && c != NULL) {
+    bool can_pin = affinity_mask(mask);
+    find_cores("", mask, c);
+    if (threads == 0) threads = default_threads(c);
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    /* Two processes that each take all cores share them evenly when their threads stay where they are; with fewer threads
+     * than cores both would crowd on the first. */
+    d->pinned = pin && can_pin && threads == c->num_cores && c->quota >= threads;
+    d->gang = gang_open(threads, d->pinned ? c : NULL, d->memory);
+    opened = d->gang != NULL;
+  }
+  free(mask);
+  free(c);
+  return opened;
+}
+
+device *device_open(const kernels *k, int threads, bool pin, problem *p) {
+  device *d = calloc(1, sizeof *d);
+  if (d == NULL) return no_memory(p, sizeof *d);
+  d->kernels = k;
+  d->memory = memory_open();
+  if (d->memory != NULL && arena_open(d->memory, &d->arena) && open_threads(d, threads, pin)) return d;
+  device_close(d);
+  refuse(p, PROBLEM_MEMORY, "the system gave no memory or no threads for a device of %d threads (0: all)", threads);
+  return NULL;
+}
+
+static void close_tables(device *d) {
+  for (int64_t i = 0; i < d->weights.size; i++) {
+    if (d->weights.items[i] != NULL) item_release(d, d->weights.items[i]);
+  }
+  for (int64_t i = 0; i < d->pages.size; i++) {
+    if (d->pages.items[i] != NULL) item_release(d, d->pages.items[i]);
+  }
+  for (int64_t i = 0; i < d->maps.size; i++) {
+    if (d->maps.items[i] == NULL) continue;
+    file_map_close(d->maps.items[i]);
+    free(d->maps.items[i]);
+  }
+  free(d->weights.items);
+  free(d->pages.items);
+  free(d->maps.items);
+}
+
+void device_halt(device *d) {
+  if (d->gang != NULL) gang_close(d->gang);
+  d->gang = NULL;
+}
+
+void device_close(device *d) {
+  device_halt(d);
+  while (d->first != NULL) task_over(d->first);
+  close_tables(d);
+  if (d->memory != NULL) {
+    arena_close(d->memory, &d->arena);
+    memory_close(d->memory);
+  }
+  free(d);
+}
+
+/* ---- maps */
+
+static file_map *find_map(const device *d, int64_t id, int64_t begin, int64_t length, problem *p) {
+  file_map *f = table_get(&d->maps, id);
+  if (f == NULL) {
+    refuse(p, PROBLEM_RANGE, "there is no map %lld", (long long)id);
+  } else if (begin < 0 || length < 0 || begin > f->bytes || length > f->bytes - begin) {
+    refuse(p, PROBLEM_RANGE, "%lld bytes from byte %lld on reach outside %s, which has %lld", (long long)length,
+           (long long)begin, f->path, (long long)f->bytes);
+    f = NULL;
+  }
+  return f;
+}
+
+static bool refuse_file(problem *p, const char *path, int error) {
+  if (error == EINVAL) return refuse(p, PROBLEM_STATE, "%s cannot be mapped: it is no regular file", path);
+  if (error == ENODATA) return refuse(p, PROBLEM_STATE, "%s cannot be mapped: it is empty", path);
+  return refuse(p, PROBLEM_STATE, "%s cannot be mapped: %s", path, strerror(error));
+}
+
+bool device_map(device *d, const char *path, int64_t *map, int64_t *length, problem *p) {
+  for (int64_t i = 0; i < d->maps.size; i++) {
+    file_map *f = d->maps.items[i];
+    if (strcmp(f->path, path) != 0) continue;
+    *map = i;
+    *length = f->bytes;
+    return true;
+  }
+  file_map *f = calloc(1, sizeof *f);
+  if (f == NULL) return no_memory(p, sizeof *f) != NULL;
+  int error = file_map_open(path, f);
+  *map = error == 0 ? table_add(&d->maps, f) : -1;
+  *length = f->bytes;
+  if (*map >= 0) return true;
+  if (error == 0) file_map_close(f);
+  free(f);
+  return refuse_file(p, path, error != 0 ? error : ENOMEM);
+}
+
+/* ---- weights */
+
+/* Where the bytes lie, copied if they have to be; `length` is what the shape needs. */
+static const uint8_t *place(device *d, weight *w, int number, bytes b, int64_t length, bool aligned, problem *p) {
+  if (b.length != length) {
+    refuse(p, PROBLEM_RANGE, "part %d has %lld bytes, and its shape needs %lld", number, (long long)b.length, (long long)length);
+    return NULL;
+  }
+  const uint8_t *data = b.data;
+  if (b.map >= 0) {
+    const file_map *f = find_map(d, b.map, b.begin, b.length, p);
+    if (f == NULL) return NULL;
+    data = f->data + b.begin;
+    if (!aligned || (uintptr_t)data % sizeof(float) == 0) return data;
+  }
+  if (!memory_new(d->memory, (size_t)length, PAGES_HUGE, &w->copies[number])) return no_memory(p, length);
+  if (length > 0) memcpy(w->copies[number].data, data, (size_t)length);
+  return w->copies[number].data;
+}
+
+static bool check_dimension(const char *name, int64_t n, problem *p) {
+  if (n >= 1 && n <= MAX_DIMENSION) return true;
+  return refuse(p, PROBLEM_RANGE, "%s is %lld, expected 1 to %d", name, (long long)n, MAX_DIMENSION);
+}
+
+static weight *new_weight(number_type type, int64_t experts, int64_t rows, int64_t cols, int num_parts, problem *p) {
+  weight *w = calloc(1, sizeof *w);
+  if (w == NULL) return no_memory(p, sizeof *w);
+  w->item.destroy = destroy_weight;
+  w->m = (matrix){.type = type, .experts = experts, .rows = rows, .cols = cols, .num_parts = num_parts};
+  return w;
+}
+
+static bool keep_weight(device *d, weight *w, int64_t *id, problem *p) {
+  *id = table_add(&d->weights, w);
+  if (*id >= 0) return true;
+  destroy_weight(d, &w->item);
+  return no_memory(p, 0) != NULL;
+}
+
+bool device_matrix(device *d, number_type type, int num_parts, const int64_t *rows, int64_t cols, const bytes *parts,
+                   int64_t *id, problem *p) {
+  if (num_parts < 1 || num_parts > 3) return refuse(p, PROBLEM_RANGE, "a matrix has 1 to 3 parts, not %d", num_parts);
+  if (!check_dimension("cols", cols, p)) return false;
+  int64_t all = 0, width = type == TYPE_F32 ? 4 : 2;
+  for (int i = 0; i < num_parts; i++) {
+    if (!check_dimension("rows", rows[i], p)) return false;
+    all += rows[i];
+  }
+  weight *w = new_weight(type, 1, all, cols, num_parts, p);
+  if (w == NULL) return false;
+  bool vector = all == 1 && type == TYPE_F32; /* kernels read vectors as float[] */
+  for (int i = 0; i < num_parts; i++) {
+    w->m.parts[i].rows = rows[i];
+    w->m.parts[i].data = place(d, w, i, parts[i], rows[i] * cols * width, vector, p);
+    if (w->m.parts[i].data != NULL) continue;
+    destroy_weight(d, &w->item);
+    return false;
+  }
+  return keep_weight(d, w, id, p);
+}
+
+bool device_mxfp4(device *d, int64_t experts, int64_t rows, int64_t cols, bytes blocks, bytes scales, int64_t *id,
+                  problem *p) {
+  if (!check_dimension("experts", experts, p) || !check_dimension("rows", rows, p) || !check_dimension("cols", cols, p)) {
+    return false;
+  }
+  if (cols % 32 != 0) return refuse(p, PROBLEM_RANGE, "cols is %lld, no multiple of 32", (long long)cols);
+  int64_t num_blocks;
+  if (__builtin_mul_overflow(experts * rows, cols / 32, &num_blocks) || num_blocks > INT64_MAX / 32) {
+    return refuse(p, PROBLEM_RANGE, "%lld experts of %lld rows and %lld columns are more than any memory holds",
+                  (long long)experts, (long long)rows, (long long)cols);
+  }
+  weight *w = new_weight(TYPE_MXFP4, experts, rows, cols, 1, p);
+  if (w == NULL) return false;
+  w->m.parts[0].rows = rows;
+  w->m.parts[0].data = place(d, w, 0, blocks, num_blocks * 16, false, p);
+  if (w->m.parts[0].data != NULL) w->m.parts[0].scales = place(d, w, 1, scales, num_blocks, false, p);
+  if (w->m.parts[0].scales != NULL) return keep_weight(d, w, id, p);
+  destroy_weight(d, &w->item);
+  return false;
+}
+
+bool device_release(device *d, int64_t id, problem *p) {
+  weight *w = device_weight(d, id);
+  if (w == NULL) return refuse(p, PROBLEM_RANGE, "there is no matrix %lld", (long long)id);
+  table_remove(&d->weights, id);
+  item_release(d, &w->item);
+  return true;
+}
+
+/* ---- cache pages */
+
+bool device_page_bytes(device *d, int64_t cache, int64_t num_kv_heads, int64_t head_dim, int64_t *size, problem *p) {
+  if (cache != CACHE_BF16 && cache != CACHE_Q8) return refuse(p, PROBLEM_RANGE, "there is no cache type %lld", (long long)cache);
+  if (num_kv_heads < 1 || num_kv_heads > 4096 || head_dim < 1 || head_dim > 4096) {
+    return refuse(p, PROBLEM_RANGE, "%lld key/value heads of %lld numbers, expected 1 to 4096 of each",
+                  (long long)num_kv_heads, (long long)head_dim);
+  }
+  *size = d->kernels->cache_page_bytes((cache_type)cache, (int)num_kv_heads, (int)head_dim);
+  return true;
+}
+
+bool device_new_page(device *d, int64_t size, int64_t *id, problem *p) {
+  if (size < 1 || size > INT64_C(1) << 34) return refuse(p, PROBLEM_RANGE, "a page of %lld bytes", (long long)size);
+  page *new = calloc(1, sizeof *new);
+  if (new == NULL) return no_memory(p, sizeof *new) != NULL;
+  new->item.destroy = destroy_page;
+  if (!page_new(d->memory, &d->slabs, (size_t)size, &new->memory)) {
+    free(new);
+    return no_memory(p, size) != NULL;
+  }
+  *id = table_add(&d->pages, new);
+  if (*id >= 0) return true;
+  destroy_page(d, &new->item);
+  return no_memory(p, size) != NULL;
+}
+
+static page *find_page(const device *d, int64_t id, problem *p) {
+  page *found = device_page(d, id);
+  if (found == NULL) refuse(p, PROBLEM_RANGE, "there is no page %lld", (long long)id);
+  return found;
+}
+
+bool device_free_page(device *d, int64_t id, problem *p) {
+  page *old = find_page(d, id, p);
+  if (old == NULL) return false;
+  table_remove(&d->pages, id);
+  item_release(d, &old->item);
+  return true;
+}
+
+typedef struct copy_task { task task; page *from, *to; } copy_task;
+
+static void run_copy(pass *p, team *t) {
+  copy_task *c = (copy_task *)p;
+  if (t->rank == 0) memcpy(c->to->memory.data, c->from->memory.data, c->to->memory.bytes);
+}
+
+bool device_copy_page(device *d, int64_t from_id, int64_t to_id, problem *p) {
+  page *from = find_page(d, from_id, p), *to = find_page(d, to_id, p);
+  if (from == NULL || to == NULL) return false;
+  if (from->memory.bytes != to->memory.bytes) {
+    return refuse(p, PROBLEM_RANGE, "page %lld has %lld bytes and page %lld has %lld", (long long)from_id,
+                  (long long)from->memory.bytes, (long long)to_id, (long long)to->memory.bytes);
+  }
+  if (from == to) return true;
+  if (from->item.uses == 0 && to->item.uses == 0) {
+    memcpy(to->memory.data, from->memory.data, to->memory.bytes);
+    return true;
+  }
+  /* A pass in flight may write the one or read the other: the copy takes its turn. */
+  copy_task *c = task_new(d, sizeof *c, run_copy, p);
+  if (c == NULL) return false;
+  c->from = from;
+  c->to = to;
+  if (task_use(&c->task, &from->item) && task_use(&c->task, &to->item)) {
+    task_start(&c->task);
+    return true;
+  }
+  task_over(&c->task);
+  return no_memory(p, 0) != NULL;
+}
+
+/* ---- tasks */
+
+static void task_done(pass *p) {
+  task *t = (task *)p;
+  if (p->outcome == PASS_DONE && t->gather != NULL) t->gather(t);
+  t->device->ended(t);
+}
+
+void *task_new(device *d, size_t size, void (*run)(pass *, team *), problem *p) {
+  task *t = calloc(1, size);
+  if (t == NULL) return no_memory(p, (int64_t)size);
+  t->pass.run = run;
+  t->pass.done = task_done;
+  t->pass.outcome = PASS_STOPPED; /* of one that is never begun */
+  t->device = d;
+  return t;
+}
+
+bool task_use(task *t, item *i) {
+  if (t->num_uses == t->max_uses) {
+    size_t max = t->max_uses * 2 + 16;
+    item **uses = realloc(t->uses, max * sizeof *uses);
+    if (uses == NULL) return false;
+    t->uses = uses;
+    t->max_uses = max;
+  }
+  i->uses++;
+  t->uses[t->num_uses++] = i;
+  return true;
+}
+
+void task_start(task *t) {
+  device *d = t->device;
+  t->id = ++d->last_pass;
+  t->before = d->last;
+  if (d->last != NULL) d->last->after = t;
+  else d->first = t;
+  d->last = t;
+  gang_submit(d->gang, &t->pass);
+}
+
+void task_over(task *t) {
+  device *d = t->device;
+  if (t->id > 0) {
+    if (t->before != NULL) t->before->after = t->after;
+    else d->first = t->after;
+    if (t->after != NULL) t->after->before = t->before;
+    else d->last = t->before;
+  }
+  for (size_t i = 0; i < t->num_uses; i++) item_unuse(d, t->uses[i]);
+  if (t->destroy != NULL) t->destroy(t);
+  free(t->uses);
+  free(t->note);
+  free(t);
+}
+
+bool device_stop(device *d, int64_t id) {
+  if (id < 1 || id > d->last_pass) return false;
+  for (task *t = d->first; t != NULL; t = t->after) {
+    if (t->id == id) gang_stop(&t->pass);
+  }
+  return true;
+}
+
+/* ---- quantising */
+
+typedef struct quantize_task {
+  task task;
+  const matrix *source;
+  block codes;
+} quantize_task;
+
+static void run_quantize(pass *p, team *t) {
+  quantize_task *q = (quantize_task *)p;
+  const kernels *k = q->task.device->kernels;
+  if (t->rank == 0) {
+    int64_t size = q8_bytes(q->source->rows, q->source->cols);
+    if (!memory_new(q->task.device->memory, (size_t)size, PAGES_HUGE, &q->codes)) team_fail(t);
+  }
+  if (!team_barrier(t)) return;
+  quantize_args args = {q->source, q->codes.data};
+  k->enter();
+  k->quantize_q8(&args, t);
+  k->leave();
+  team_end_op(t);
+}
+
+static bool finish_quantize(task *t) {
+  quantize_task *q = (quantize_task *)t;
+  problem ignored;
+  weight *w = new_weight(TYPE_Q8, 1, q->source->rows, q->source->cols, 1, &ignored);
+  if (w == NULL) return false;
+  w->m.parts[0].rows = w->m.rows;
+  w->m.parts[0].data = q->codes.data;
+  w->copies[0] = q->codes;
+  q->codes = (block){NULL, 0, BLOCK_NONE};
+  int64_t id;
+  if (!keep_weight(t->device, w, &id, &ignored)) return false;
+  t->result = (double)id;
+  return true;
+}
+
+static void destroy_quantize(task *t) { memory_free(t->device->memory, &((quantize_task *)t)->codes); }
+
+task *device_quantize(device *d, int64_t id, problem *p) {
+  weight *w = device_weight(d, id);
+  if (w == NULL) refuse(p, PROBLEM_RANGE, "there is no matrix %lld", (long long)id);
+  else if (w->m.type != TYPE_F32 && w->m.type != TYPE_BF16) {
+    refuse(p, PROBLEM_RANGE, "matrix %lld is neither F32 nor BF16: only those become 8 bits", (long long)id);
+    w = NULL;
+  }
+  quantize_task *q = w != NULL ? task_new(d, sizeof *q, run_quantize, p) : NULL;
+  if (q == NULL) return NULL;
+  q->source = &w->m;
+  q->task.finish = finish_quantize;
+  q->task.destroy = destroy_quantize;
+  if (task_use(&q->task, &w->item)) return &q->task;
+  task_over(&q->task);
+  return no_memory(p, 0);
+}
+
+/* ---- populating */
+
+typedef struct populate_task {
+  task task;
+  const file_map *file;
+  int64_t begin, length;
+} populate_task;
+
+/* Neighbouring slices are in hand at the same time, and the system is told of those to come, so the file is read from its
+ * beginning to its end. */
+static void run_populate(pass *p, team *t) {
+  populate_task *task = (populate_task *)p;
+  int64_t slice = FIRST_SLICE_BYTES, count = (task->length + slice - 1) / slice;
+  for (int64_t i; (i = team_next(t, count)) >= 0;) {
+    int64_t at = i * slice, length = task->length - at < slice ? task->length - at : slice;
+    if (file_map_populate(task->file, task->begin + at, length, READ_AHEAD_BYTES)) continue;
+    task->task.failure = "the file cannot be read, or was cut while it was in use";
+    team_fail(t);
+    break;
+  }
+  team_end_op(t);
+}
+
+task *device_populate(device *d, int64_t map, int64_t begin, int64_t length, problem *p) {
+  const file_map *f = find_map(d, map, begin, length, p);
+  populate_task *task = f != NULL ? task_new(d, sizeof *task, run_populate, p) : NULL;
+  if (task == NULL) return NULL;
+  task->file = f;
+  task->begin = begin;
+  task->length = length;
+  return &task->task;
+}
+
+/* ---- measuring how fast memory is read */
+
+typedef struct read_task {
+  task task;
+  const uint8_t *data; /* of a map, or NULL: own memory */
+  int64_t length;
+  bool huge;
+  block own;
+  atomic_llong begun, ended; /* the first thread to begin, the last to end */
+  _Atomic uint64_t checksum; /* so that nothing is read in vain */
+} read_task;
+
+static void fill(read_task *r, team *t) {
+  int64_t slice = FIRST_SLICE_BYTES;
+  for (int64_t i; (i = team_next(t, (r->length + slice - 1) / slice)) >= 0;) {
+    int64_t at = i * slice;
+    memset(r->own.data + at, (int)i | 1, (size_t)(r->length - at < slice ? r->length - at : slice));
+  }
+}
+
+static void run_read(pass *p, team *t) {
+  read_task *r = (read_task *)p;
+  const kernels *k = r->task.device->kernels;
+  if (r->data == NULL) {
+    page_wish wish = r->huge ? PAGES_HUGE : PAGES_SMALL;
+    if (t->rank == 0 && !memory_new(r->task.device->memory, (size_t)r->length, wish, &r->own)) team_fail(t);
+    if (!team_barrier(t)) return;
+    fill(r, t);
+  }
+  if (!team_barrier(t)) return;
+  /* A thread that wakes late from the barrier must not start the clock. */
+  long long unset = 0, begun = now_ns();
+  atomic_compare_exchange_strong(&r->begun, &unset, begun);
+  k->enter();
+  atomic_fetch_xor(&r->checksum, k->read_memory(r->data != NULL ? r->data : r->own.data, r->length, t));
+  k->leave();
+  long long now = now_ns(), latest = atomic_load(&r->ended);
+  while (latest < now && !atomic_compare_exchange_weak(&r->ended, &latest, now)) continue;
+  team_end_op(t);
+}
+
+static void gather_read(task *t) {
+  read_task *r = (read_task *)t;
+  t->result = (double)(atomic_load(&r->ended) - atomic_load(&r->begun)) / 1e9;
+}
+
+static void destroy_read(task *t) { memory_free(t->device->memory, &((read_task *)t)->own); }
+
+task *device_read_memory(device *d, int64_t map, int64_t begin, int64_t length, bool huge, problem *p) {
+  const file_map *f = map >= 0 ? find_map(d, map, begin, length, p) : NULL;
+  if (map >= 0 && f == NULL) return NULL;
+  if (map < 0 && (length < 1 || length > INT64_C(1) << 42)) {
+    refuse(p, PROBLEM_RANGE, "length is %lld, expected at least 1 byte", (long long)length);
+    return NULL;
+  }
+  read_task *r = task_new(d, sizeof *r, run_read, p);
+  if (r == NULL) return NULL;
+  r->data = f != NULL ? f->data + begin : NULL;
+  r->length = length;
+  r->huge = huge;
+  r->task.gather = gather_read;
+  r->task.destroy = destroy_read;
+  return &r->task;
+}
