@@ -262,7 +262,8 @@ static slab *slab_new(memory *m, size_t page_bytes) {
   size_t num_pages = page_bytes < huge_page ? huge_page / page_bytes : 1;
   slab *s = malloc(sizeof *s + num_pages * sizeof s->free[0]);
   if (s == NULL) return NULL;
-  if (!memory_new(m, page_bytes * num_pages < huge_page ? huge_page : page_bytes, PAGES_HUGE, &s->memory)) {
+  size_t bytes = page_bytes * num_pages;
+  if (!memory_new(m, bytes < huge_page ? huge_page : bytes, PAGES_HUGE, &s->memory)) {
     free(s);
     return NULL;
   }
