@@ -139,6 +139,9 @@ static void end_turn(gang *g) {
 static void *live(void *argument) {
   member *m = argument;
   gang *g = m->gang;
+#ifdef __linux__
+  pthread_setname_np(pthread_self(), "tutti");
+#endif
   if (g->pinned) stay_on_core(&g->where, m->team.rank);
   for (uint32_t turn = 0;; turn++) {
     event_wait(&g->turn, turn);

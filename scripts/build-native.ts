@@ -118,7 +118,15 @@ async function knownLevels(compiler: string[], arch: string, folder: string): Pr
   const all = Object.entries(levels[arch])
   const known = await Promise.all(
     all.map(async ([name, level]) => {
-      const ran = await run([...compiler, '-Werror', ...words(level), '-c', source, '-o', join(folder, `try-${name}.o`)])
+      const ran = await run([
+        ...compiler,
+        '-Werror',
+        ...words(level),
+        '-c',
+        source,
+        '-o',
+        join(folder, `try-${name}.o`),
+      ])
       return ran.ok
     }),
   )
@@ -135,10 +143,7 @@ function kernelJobs(known: [string, string][]): Job[] {
 }
 
 function runtimeJobs(names: string[]): Job[] {
-  const headers = join(
-    dirname(createRequire(import.meta.url).resolve('node-api-headers/package.json')),
-    'include',
-  )
+  const headers = join(dirname(createRequire(import.meta.url).resolve('node-api-headers/package.json')), 'include')
   const defines = names.map(name => `-DTUTTI_HAS_${name.replaceAll('-', '_')}`)
   return runtime.map(name => ({ output: `${name}.o`, source: `native/${name}.c`, flags: [`-I${headers}`, ...defines] }))
 }

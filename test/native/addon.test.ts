@@ -1,0 +1,320 @@
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { readdir, readFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { Worker } from 'node:worker_threads'
+import { loadNative, type Native, type NativeDevice } from '../../src/device/native.node.ts'
+
+const loaded = loadNative()
+const skip = typeof loaded === 'string' ? loaded : false
+const native = loaded as Native
+const folder = mkdtempSync(join(tmpdir(), 'tutti-addon-'))
+after(() => rmSync(folder, { recursive: true, force: true }))
+
+const add = 8
+const open = (threads = 2): NativeDevice => native.open({ level: native.levels()[0], threads, pin: false })
+const floats = (...values: number[]) => new Uint8Array(Float32Array.from(values).buffer)
+/** A program of some milliseconds, or with `times` of any length: zeros added to zeros. */
+const additions = (length: number, times: number) =>
+  Float64Array.from(Array.from({ length: times }, () => [add, 0, 0, length, length * 4]).flat())
+
+function file(name: string, bytes: Uint8Array): string {
+  const path = join(folder, name)
+  writeFileSync(path, bytes)
+  return path
+}
+
+describe('the addon', { skip }, () => {
+  test('runs a program and gives its result', async () => {
+    const device = open()
+    const table = native.matrix(device, 'F32', [1, 2], 2, [floats(1, 2), floats(3, 4, 5, 6)])
+    const words = Float64Array.of(1, table, 0, 3, 2, 0, 1, add, 0, 0, 6, 64)
+    assert.deepEqual(await native.submit(device, words, 128, 64, 6).done, Float32Array.of(10, 12, 2, 4, 6, 8))
+    assert.deepEqual(await native.submit(device, new Float64Array(0), 0, 0, 0).done, new Float32Array(0))
+    native.close(device)
+  })
+
+  test('passes end in the order of their submission, and a stopped one gives nothing', async () => {
+    const device = open()
+    const order: number[] = []
+    const runs = [300, 1, 300, 1].map(times => native.submit(device, additions(2 ** 18, times), 2 ** 21, 0, 1))
+    native.stop(device, runs[0].pass)
+    native.stop(device, runs[2].pass)
+    const results = await Promise.all(runs.map(run => run.done.then(value => (order.push(run.pass), value))))
+    assert.deepEqual(order, [1, 2, 3, 4])
+    assert.deepEqual(
+      results.map(result => result?.length),
+      [undefined, 1, undefined, 1],
+    )
+    native.stop(device, runs[1].pass) // it has ended: nothing happens
+    assert.throws(() => native.stop(device, 99), /RangeError: there is no pass 99/)
+    native.close(device)
+  })
+
+  test('a stop ends a long pass within 100 ms', async () => {
+    const device = open()
+    const run = native.submit(device, additions(2 ** 20, 20_000), 2 ** 23, 0, 1)
+    await sleep(20)
+    const start = performance.now()
+    native.stop(device, run.pass)
+    assert.equal(await run.done, undefined)
+    assert.ok(performance.now() - start < 100, `${performance.now() - start} ms`)
+    native.close(device)
+  })
+
+  test('maps a file once for each path, and reads what lies there', async () => {
+    const device = open()
+    const path = file('weights', Buffer.concat([Buffer.from([0, 0, 0]), floats(1, 2, 3, 4)]))
+    const { map, length } = native.map(device, path)
+    assert.equal(length, 19)
+    assert.deepEqual(native.map(device, path), { map, length })
+    renameSync(file('other', floats(9)), path) // replaced, as files are: the mapping stays
+    assert.equal(await native.populate(device, map, 0, length).done, undefined)
+    const table = native.matrix(device, 'F32', [2], 2, [{ map, begin: 3, length: 16 }]) // at an odd address
+    const words = Float64Array.of(1, table, 0, 2, 1, 0)
+    assert.deepEqual(await native.submit(device, words, 64, 0, 4).done, Float32Array.of(3, 4, 1, 2))
+    assert.throws(() => native.map(device, folder), /is no regular file/)
+    assert.throws(() => native.map(device, join(folder, 'missing')), /cannot be mapped: No such file/)
+    assert.throws(() => native.map(device, file('empty', new Uint8Array(0))), /is empty/)
+    assert.throws(() => native.populate(device, map, 10, 10), /10 bytes from byte 10 on reach outside .* 19/)
+    native.close(device)
+  })
+
+  test('refuses what is wrong with the numbers, and goes on', async () => {
+    const device = open()
+    const f32 = native.matrix(device, 'F32', [2], 4, [new Uint8Array(32)])
+    const page = native.newPage(device, 100)
+    const wrong: [() => unknown, RegExp][] = [
+      [
+        () => native.open({ level: 'sse9', threads: 1, pin: false }),
+        /RangeError: there is no level sse9 here, but .*baseline/,
+      ],
+      [() => native.open({ level: 'baseline', threads: 4096, pin: false }), /RangeError: threads is 4096/],
+      [() => native.open({ level: 'baseline', threads: 1.5, pin: false }), /RangeError: threads is 1.5/],
+      [() => native.describe({} as NativeDevice), /TypeError: this is no device/],
+      [() => native.describe(undefined as unknown as NativeDevice), /TypeError: this is no device/],
+      [() => native.matrix(device, 'F16' as 'F32', [1], 1, [floats(1)]), /RangeError: dataType is F16/],
+      [() => native.matrix(device, 'F32', [2], 4, [new Uint8Array(31)]), /RangeError: part 0 has 31 bytes, and .* 32/],
+      [() => native.matrix(device, 'F32', [2, 2], 4, [new Uint8Array(32)]), /RangeError: rows of 2 parts, and 1 parts/],
+      [() => native.matrix(device, 'F32', [0], 4, [new Uint8Array(0)]), /RangeError: rows is 0/],
+      [() => native.matrix(device, 'F32', [1], 4, [{ map: 3, begin: 0, length: 16 }]), /RangeError: there is no map 3/],
+      [
+        () => native.matrix(device, 'F32', [1], 1, ['x' as unknown as Uint8Array]),
+        /TypeError: expected an object with map/,
+      ],
+      [
+        () => native.mxfp4(device, 1, 2, 48, new Uint8Array(0), new Uint8Array(0)),
+        /RangeError: cols is 48, no multiple/,
+      ],
+      [() => native.mxfp4(device, 1, 2, 32, new Uint8Array(32), new Uint8Array(3)), /RangeError: part 1 has 3 bytes/],
+      [() => native.quantize(device, 7), /RangeError: there is no matrix 7/],
+      [() => native.release(device, -1), /RangeError: matrix is -1/],
+      [() => native.freePage(device, 5), /RangeError: there is no page 5/],
+      [
+        () => native.copyPage(device, page, native.newPage(device, 200)),
+        /RangeError: page 0 has 100 bytes and page 1 has 200/,
+      ],
+      [() => native.pageBytes(device, 2, 8, 64), /RangeError: there is no cache type 2/],
+      [() => native.readMemory(device, { length: 0, huge: true }), /RangeError: length is 0/],
+      [
+        () => native.submit(device, [1] as unknown as Float64Array, 0, 0, 0),
+        /TypeError: the program is no Float64Array/,
+      ],
+      [
+        () => native.submit(device, Float64Array.of(10), 0, 0, 0),
+        /RangeError: word 0 of the program, opcode: it is 10/,
+      ],
+      [
+        () => native.submit(device, Float64Array.of(add, 0, 0, 16), 64, 0, 0),
+        /add: out is missing, the program has 4 words/,
+      ],
+      [
+        () => native.submit(device, Float64Array.of(add, 0, 0, 17, 0), 64, 0, 0),
+        /x \[1, 17\] at byte 0 reaches outside the arena of 64/,
+      ],
+      [() => native.submit(device, Float64Array.of(add, 0, 4, 1, 0), 64, 0, 0), /y is 4, no multiple of 64/],
+      [
+        () => native.submit(device, Float64Array.of(1, f32, 0, 1, 2), 64, 0, 0),
+        /token is 2, expected a whole number from 0 to 1/,
+      ],
+      [
+        () => native.submit(device, Float64Array.of(3, 0, 1, f32, f32, 64), 128, 0, 0),
+        /bias has shape \[1, 2, 4\], expected \[1, 1, 2\]/,
+      ],
+      [
+        () => native.submit(device, new Float64Array(0), 64, 32, 9),
+        /RangeError: a result of 9 float32 at byte 32 lies outside/,
+      ],
+      [() => native.submit(device, new Float64Array(0), 1e15, 0, 0), /RangeError: an arena of 1000000000000000 bytes/],
+    ]
+    for (const [call, error] of wrong) assert.throws(call, error)
+    assert.equal((await native.submit(device, additions(16, 1), 128, 0, 16).done)?.length, 16)
+    native.close(device)
+  })
+
+  test('a device that JavaScript closes while its arguments are read is not used', () => {
+    const device = open()
+    const part = { map: 0, length: 4, get begin() { return native.close(device), 0 } } // biome-ignore format: one line
+    assert.throws(() => native.matrix(device, 'F32', [1], 1, [part]), /this device is closed/)
+  })
+
+  test('what is given back while a pass uses it is kept until that has ended', async () => {
+    const device = open()
+    const before = native.describe(device).privateBytes
+    const bytes = new Uint8Array(2 ** 21).fill(64) // 0x4040: 3 in bfloat16
+    const source = native.matrix(device, 'BF16', [2 ** 10], 2 ** 10, [bytes])
+    const run = native.submit(device, Float64Array.of(...additions(2 ** 18, 50), 1, source, 0, 1, 5), 2 ** 21, 0, 1)
+    const made = native.quantize(device, source)
+    native.release(device, source)
+    assert.throws(() => native.release(device, source), /there is no matrix/)
+    assert.deepEqual(await run.done, Float32Array.of(3))
+    native.release(device, (await made.done)!)
+    assert.equal(native.describe(device).privateBytes, before + 2 ** 21) // the arena
+    native.close(device)
+  })
+
+  test('a page is copied after the passes before', async () => {
+    const device = open()
+    const [heads, size] = [1, 2]
+    const bytes = native.pageBytes(device, 0, heads, size)
+    const [a, b] = [native.newPage(device, bytes), native.newPage(device, bytes)]
+    const sinks = native.matrix(device, 'F32', [1], 1, [floats(-1e9)])
+    const table = native.matrix(device, 'F32', [1], 6, [floats(0, 0, 1, 2, 3, 4)]) // query, key, value
+    const look = (page: number, start: number, length: number, words: number[] = []) =>
+      native.submit(
+        device,
+        Float64Array.of(
+          ...words,
+          1,
+          table,
+          0,
+          1,
+          0,
+          5,
+          0,
+          1,
+          sinks,
+          heads,
+          heads,
+          size,
+          0,
+          0,
+          64,
+          1,
+          0,
+          1,
+          start,
+          0,
+          length,
+          0,
+          1,
+          page,
+        ),
+        2 ** 21,
+        64,
+        2,
+      ).done
+    const first = look(a, 0, 0, [...additions(2 ** 18, 20)])
+    native.copyPage(device, a, b)
+    native.freePage(device, a)
+    const second = look(b, 0, 1) // position 0 is held: it comes from the copy
+    assert.deepEqual(await first, Float32Array.of(3, 4))
+    assert.deepEqual(await second, Float32Array.of(3, 4))
+    native.close(device)
+  })
+
+  test('a closed device refuses politely, and its passes end without a result', async () => {
+    const device = open()
+    const runs = [1, 2, 3].map(() => native.submit(device, additions(2 ** 20, 5_000), 2 ** 23, 0, 1))
+    native.close(device)
+    assert.deepEqual(await Promise.all(runs.map(run => run.done)), [undefined, undefined, undefined])
+    assert.throws(() => native.describe(device), /Error: this device is closed/)
+    assert.throws(() => native.newPage(device, 64), /Error: this device is closed/)
+    native.stop(device, runs[0].pass)
+    native.close(device)
+  })
+
+  test('two devices work side by side', async () => {
+    const devices = [open(), open(1), open()]
+    const runs = devices.flatMap(device =>
+      [1, 2, 3].map(n => {
+        const table = native.matrix(device, 'F32', [1], 16, [floats(...Array<number>(16).fill(n))])
+        const words = Float64Array.of(1, table, 0, 1, 0, ...Array.from({ length: 8 }, () => [add, 0, 0, 16, 0]).flat())
+        return native.submit(device, words, 64, 0, 1).done
+      }),
+    )
+    const results = (await Promise.all(runs)).map(result => result![0] / 256)
+    assert.deepEqual(results, [1, 2, 3, 1, 2, 3, 1, 2, 3])
+    for (const device of devices) native.close(device)
+  })
+
+  test('an idle device uses no CPU', async () => {
+    const device = open(4)
+    await native.submit(device, additions(2 ** 16, 10), 2 ** 20, 0, 1).done
+    await sleep(5)
+    const before = process.cpuUsage()
+    await sleep(400)
+    const { user, system } = process.cpuUsage(before)
+    assert.ok(user + system < 40_000, `${(user + system) / 1000} ms of 400`)
+    native.close(device)
+  })
+
+  test('a process lives while something is in flight, and no longer', async () => {
+    const program = `
+      import { loadNative } from './src/device/native.node.ts'
+      const native = loadNative()
+      const device = native.open({ level: 'baseline', threads: 2, pin: false })
+      if (process.argv[1] === 'idle') console.log('idle')
+      else native.readMemory(device, { length: 2 ** 24, huge: false }).done.then(() => console.log('done'))`
+    for (const what of ['idle', 'done']) {
+      const args = ['--conditions=tutti-source', '--input-type=module', '-e', program, what]
+      const cwd = fileURLToPath(new URL('../..', import.meta.url))
+      const { stdout } = await promisify(execFile)(process.execPath, args, { cwd, timeout: 20_000 })
+      assert.equal(stdout, `${what}\n`)
+    }
+  })
+
+  test('a device that nobody closes goes with its handle', async () => {
+    for (let i = 0; i < 3; i++) open()
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc') as () => void
+    const deadline = performance.now() + 5000
+    while ((await threadsOfDevices()) > 0 && performance.now() < deadline) {
+      collect()
+      await sleep(5)
+    }
+    assert.equal(await threadsOfDevices(), 0)
+  })
+
+  test('a worker is terminated in mid-pass a hundred times', async () => {
+    const path = file('large', new Uint8Array(2 ** 24))
+    const kinds = ['read', 'populate', 'quantize', 'program']
+    const terminate = async (n: number) => {
+      const worker = new Worker(new URL('addon-worker.ts', import.meta.url), {
+        workerData: { kind: kinds[n % kinds.length], path },
+        execArgv: ['--conditions=tutti-source', '--disable-warning=ExperimentalWarning'],
+      })
+      await once(worker, 'message')
+      await sleep(n % 7)
+      await worker.terminate()
+    }
+    for (let n = 0; n < 100; n += 4) await Promise.all([0, 1, 2, 3].map(i => terminate(n + i)))
+    assert.equal(await threadsOfDevices(), 0)
+  })
+})
+
+/** How many threads of devices this process has; 0 where the system does not tell. */
+async function threadsOfDevices(): Promise<number> {
+  const tasks = await readdir('/proc/self/task').catch(() => [])
+  const names = tasks.map(task => readFile(`/proc/self/task/${task}/comm`, 'utf8').catch(() => ''))
+  return (await Promise.all(names)).filter(name => name === 'tutti\n').length
+}
