@@ -106,6 +106,8 @@ describe('Model.respond', () => {
     const { engine, model } = scripted({ model: 'gpt-oss-nano' })
     assert.match(model.notice ?? '', /tiny demonstration model/)
     assert.equal(scripted().model.notice, undefined)
+    assert.equal(scripted({ notice: 'Slowly.' }).model.notice, 'Slowly.')
+    assert.match(scripted({ model: 'gpt-oss-nano', notice: 'Slowly.' }).model.notice ?? '', /real use\.\nSlowly\.$/)
     await collect(model.respond('Hi'))
     await collect(model.respond('Hi', { reasoning: 'high', sampling: { temperature: 0.7 } }))
     assert.deepEqual(

@@ -7,6 +7,9 @@ import { conversation, declaredTools, type Instructions } from './conversation.t
 import { type Fitted, fitToContext } from './history.ts'
 import { runTurn, type TurnEvent } from './turn.ts'
 
+const nanoNotice =
+  'gpt-oss-nano is a tiny demonstration model: it shows the format, knows next to nothing and is not for real use.'
+
 export interface RespondOptions extends Instructions {
   /** At most this many tokens, reasoning included; by default as many as the context holds. */
   maxTokens?: number
@@ -31,10 +34,10 @@ export class Model {
     return this.engine.info
   }
 
-  /** What a person should know of this model before trusting it; undefined for the real ones. */
+  /** What a person should know before trusting this model, or waiting for it; undefined when there is nothing. */
   get notice(): string | undefined {
-    if (!this.#isNano) return undefined
-    return 'gpt-oss-nano is a tiny demonstration model: it shows the format, knows next to nothing and is not for real use.'
+    const notices = [this.#isNano ? nanoNotice : undefined, this.info.notice]
+    return notices.filter(notice => notice !== undefined).join('\n') || undefined
   }
 
   /** Where this model does best when nothing is said: the tiny one thinks little and takes no chances. */

@@ -146,11 +146,11 @@ describe('runTurn', () => {
     assert.deepEqual(meaningOf(events), ['final: One'])
   })
 
-  it('hands the request on as it is', async () => {
+  it('hands the request on as it is, and marks where the conversation may fork', async () => {
     const engine = new ScriptedEngine([tokensOf('<|return|>')])
     const request = { maxTokens: 3, sampling: { seed: 1 }, session: 'a', stopTokens: [200002] }
     await collect(runTurn(engine, tokenizer, { prompt, recipients: ['functions.f'], ...request }))
-    assert.deepEqual(engine.requests, [{ ...request, tokens: prompt }])
+    assert.deepEqual(engine.requests, [{ ...request, tokens: prompt, marks: [prompt.length - 1, prompt.length + 1] }])
   })
 
   it('whatever the model writes gives a turn, from which the conversation can go on', async () => {

@@ -32,7 +32,7 @@ export type TurnEvent =
   | { type: 'token'; token: number; logprob?: number; topLogprobs?: { token: number; logprob: number }[] }
   | { type: 'end'; reason: EndReason; usage: Usage; messages: Message[] }
 
-export interface TurnRequest extends Omit<GenerateRequest, 'tokens'> {
+export interface TurnRequest extends Omit<GenerateRequest, 'tokens' | 'marks'> {
   /** The rendered prompt, up to and including `<|start|>assistant`. */
   prompt: readonly number[]
   /** Recipients that exist, so that a damaged name can be matched to one. */
@@ -51,7 +51,7 @@ export async function* runTurn(
 ): AsyncGenerator<TurnEvent> {
   const parser = new HarmonyParser(tokenizer, { recipients })
   const reader = new TurnReader()
-  for await (const event of engine.generate({ ...request, tokens: prompt }, options)) {
+  for await (const event of engine.generate({ ...request, tokens: prompt, marks: forksOf(prompt) }, options)) {
     if (event.type === 'prefill') yield event
     else if (event.type === 'token') {
       yield event
@@ -61,6 +61,14 @@ export async function* runTurn(
       yield { ...event, messages: reader.messages }
     }
   }
+}
+
+/**
+ * Where conversations part: behind `<|start|>`, where another message may come instead of the answer, or the answer
+ * again; and behind the answer's first `<|channel|>`, where it will go on without its thoughts in later prompts.
+ */
+function forksOf({ length }: readonly number[]): number[] {
+  return [length - 1, length + 1]
 }
 
 /** What the parser's events mean to whoever asked. */

@@ -22,6 +22,8 @@ export interface EngineInfo {
   vocabSize: number
   /** Tokens that prompt and answer may have together. */
   contextLength: number
+  /** Why the model runs slower than it could here, if it does. */
+  notice?: string
 }
 
 export interface GenerateRequest {
@@ -34,6 +36,11 @@ export interface GenerateRequest {
   sampling?: SamplingOptions
   /** Restricts the tokens that may be generated. */
   mask?: MaskSpec
+  /**
+   * How many tokens stay, of prompt and answer, where the caller means to come back with others: a later request of the
+   * session that shares so many runs none of them again. The last few are kept.
+   */
+  marks?: readonly number[]
   /** Requests that name the same session reuse what it holds of their prompts. Without a name nothing is kept. */
   session?: string
 }

@@ -66,8 +66,9 @@ const kinds = (events: GenerateEvent[]) => events.map(event => (event.type === '
 const lastOf = (events: GenerateEvent[]) => events[events.length - 1]
 
 test('info says what was loaded', async () => {
-  const { engine } = await openEngine()
-  assert.deepEqual(engine.info, { model: 'random', device: 'reference', contextLength: 200, vocabSize: 48 })
+  const { engine } = await openEngine({ notice: 'Slowly.' })
+  const loaded = { model: 'random', device: 'reference', contextLength: 200, notice: 'Slowly.' }
+  assert.deepEqual(engine.info, { ...loaded, vocabSize: 48 })
 })
 
 test('an answer is progress by chunks, tokens, and an end with the usage', async () => {
@@ -141,6 +142,9 @@ const refused: [param: string, request: Partial<Record<keyof GenerateRequest, un
   ['maxTokens', { maxTokens: '5' }, /whole number/],
   ['stopTokens', { stopTokens: [48] }, /stopTokens\[0\] is 48/],
   ['session', { session: 5 }, /session is 5/],
+  ['marks', { marks: 5 }, /marks is number; it must be an array of positions/],
+  ['marks', { marks: [3, -1] }, /marks\[1\] is -1; it must be a whole number from 0 on/],
+  ['marks', { marks: [0.5] }, /marks\[0\] is 0\.5/],
   ['mask', { mask: { type: 'tokens', allowed: [-1] } }, /mask\.allowed\[0\] is -1/],
   ['mask', { mask: { type: 'regex', allowed: [] } }, /mask\.type is regex/],
   ['temperature', { sampling: { temperature: -0.1 } }, /temperature is -0\.1; it must be a number from 0/],
@@ -194,6 +198,23 @@ test('a named session reuses what it shares with the prompt, an unnamed one is f
   assert.equal(device.openCaches, 2 * numHiddenLayers)
 })
 type End = Extract<GenerateEvent, { type: 'end' }>
+
+test('a request that goes back to a mark of an earlier one runs none of what they share', async () => {
+  const { engine } = await openEngine()
+  const tokens = randomTokens(60, 3)
+  const answer = async (request: Partial<GenerateRequest>) => {
+    const events = await collect(engine.generate({ tokens, maxTokens: 50, session: 'a', ...greedy, ...request }))
+    const [first] = events
+    return { prefill: first.type === 'prefill' && [first.cached, first.total], tokens: kinds(events).filter(Number) }
+  }
+  const first = await answer({ marks: [59, 61] })
+  assert.deepEqual(await answer({ marks: [59, 61] }), { prefill: [59, 1], tokens: first.tokens }, 'the same again')
+  const forked = [...tokens, first.tokens[0] as number, 7, 8]
+  const again = await answer({ tokens: forked })
+  assert.deepEqual(again, { prefill: [61, 2], tokens: (await answer({ tokens: forked, session: 'b' })).tokens })
+  const elsewhere = await answer({ tokens: forked, session: undefined, marks: [1] })
+  assert.deepEqual(elsewhere, { prefill: [0, 63], tokens: again.tokens })
+})
 
 test('of the named sessions the one used longest ago leaves first', async () => {
   const { engine, device } = await openEngine({ maxSessions: 2 })

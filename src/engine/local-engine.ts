@@ -85,7 +85,7 @@ export class LocalEngine implements Engine {
     const room = Math.min(request.maxTokens ?? Infinity, contextLength - tokens.length)
     const session = this.#open(name)
     try {
-      const { reused, finished } = await this.#prefill(session, tokens, emit, shouldStop)
+      const { reused, finished } = await this.#prefill(session, request, emit, shouldStop)
       if (!finished) return
       const usage: Usage = { promptTokens: tokens.length, cachedTokens: reused, completionTokens: 0 }
       const end = (reason: EndReason) => emit({ type: 'end', reason, usage })
@@ -108,8 +108,13 @@ export class LocalEngine implements Engine {
     }
   }
 
-  async #prefill(session: Session, tokens: readonly number[], emit: Emit, shouldStop: ShouldStop): Promise<SyncResult> {
-    const steps = session.advance(tokens, shouldStop)
+  async #prefill(
+    session: Session,
+    { tokens, marks, session: name }: GenerateRequest,
+    emit: Emit,
+    shouldStop: ShouldStop,
+  ): Promise<SyncResult> {
+    const steps = session.advance(tokens, shouldStop, name === undefined ? [] : marks)
     for (;;) {
       const { done, value } = await steps.next()
       if (done) return value

@@ -3,10 +3,11 @@ import type { EngineInfo, GenerateRequest, MaskSpec, SamplingOptions } from './e
 
 /** Refuses a request that no engine of these sizes can answer: RequestError with the option, its value and what it may be. */
 export function checkRequest(request: GenerateRequest, info: Pick<EngineInfo, 'vocabSize' | 'contextLength'>): void {
-  const { tokens, maxTokens, stopTokens, sampling, mask, session } = request
+  const { tokens, maxTokens, stopTokens, sampling, mask, marks, session } = request
   checkTokens(tokens, info)
   demand('maxTokens', maxTokens, isCount, 'a whole number from 0 on')
   demand('session', session, value => typeof value === 'string', 'a string')
+  if (marks !== undefined) checkMarks(marks)
   if (stopTokens !== undefined) checkIds('stopTokens', stopTokens, info.vocabSize)
   if (mask !== undefined) checkMask(mask, info.vocabSize)
   if (sampling !== undefined) checkSampling(sampling, info.vocabSize)
@@ -54,6 +55,12 @@ export function checkSampling(options: SamplingOptions, vocabSize: number): void
 function checkMask(mask: MaskSpec, vocabSize: number): void {
   if (mask.type !== 'tokens') refuse('mask', `mask.type is ${mask.type}; it must be tokens`)
   checkIds('mask.allowed', mask.allowed, vocabSize, 'mask')
+}
+
+function checkMarks(marks: readonly number[]): void {
+  if (!Array.isArray(marks)) refuse('marks', `marks is ${typeof marks}; it must be an array of positions`)
+  const wrong = marks.findIndex(mark => !isCount(mark))
+  if (wrong >= 0) refuse('marks', `marks[${wrong}] is ${marks[wrong]}; it must be a whole number from 0 on`)
 }
 
 function checkIds(name: string, ids: readonly number[], vocabSize: number, param = name): void {

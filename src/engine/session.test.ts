@@ -6,7 +6,7 @@ import { ReferenceDevice } from '../device/reference.ts'
 import type { Ops } from '../kernels/ops.ts'
 import type { ModelConfig } from '../model/config.ts'
 import { Session } from './session.ts'
-import { collect, randomModel, smallConfig } from './testing.ts'
+import { collect, LateDevice, randomModel, smallConfig } from './testing.ts'
 
 const { slidingWindow, vocabSize, numHiddenLayers } = smallConfig
 /** Tokens before a position that its windows depend on: three windowed layers see four back each. */
@@ -100,16 +100,19 @@ const edit = fc.oneof(
   fc.record({ kind: fc.constant('step' as const), count: fc.integer({ min: 1, max: 6 }) }),
 )
 const stop = fc.option(fc.integer({ min: 0, max: 40 }), { freq: 2 })
-const edits = fc.array(fc.record({ edit, stop }), { minLength: 1, maxLength: 12 })
+const marks = fc.array(fraction, { maxLength: 3 })
+const edits = fc.array(fc.record({ edit, stop, marks }), { minLength: 1, maxLength: 12 })
 
 /** Σ (window − 1) tokens before the first new one are all that exactness ever needs. */
 const mostToRun = (reused: number, length: number) => Math.min(reused, reach) + length - reused
 
-async function checkEdits(steps: { edit: Edit; stop: number | null }[], maxChunk: number, seed: number): Promise<void> {
-  using session = new Session(model, { contextLength: 1024, maxChunk })
+async function checkEdits(steps: EditStep[], maxChunk: number, seed: number, on = model): Promise<void> {
+  using session = new Session(on, { contextLength: 1024, maxChunk })
   const random = seededRandom(seed)
   const fresh = (count: number) => Array.from({ length: count }, () => Math.floor(random() * vocabSize))
-  for (const { edit, stop } of steps) {
+  /** The last mark that must have been kept: going back there, or less far, runs nothing before it. */
+  let newest = 0
+  for (const { edit, stop, marks } of steps) {
     const held = session.tokens
     const shouldStop = stop === null ? undefined : stopAt(stop)
     if (edit.kind === 'rewind') session.rewind(Math.floor(edit.at * (held.length + 1)))
@@ -117,11 +120,15 @@ async function checkEdits(steps: { edit: Edit; stop: number | null }[], maxChunk
     else {
       const kept = edit.kind === 'append' ? held.length : Math.floor(edit.at * (held.length + 1))
       const tokens = [...held.slice(0, kept), ...fresh(edit.added)]
-      const { reused, ran, finished } = await session.sync(tokens, shouldStop)
+      const wanted = marks.map(mark => Math.floor(mark * (tokens.length + 4)))
+      const { reused, ran, finished } = await session.sync(tokens, shouldStop, wanted)
       assert.ok(ran <= mostToRun(reused, tokens.length), `${ran} ran for ${reused} reused of ${tokens.length}`)
+      if (newest > 0 && newest <= reused) assert.ok(ran <= tokens.length - newest, `${ran} ran behind mark ${newest}`)
+      newest = Math.max(0, ...wanted.filter(mark => mark > reused && mark <= session.tokens.length))
       assert.deepEqual(session.tokens, finished ? tokens : tokens.slice(0, session.tokens.length))
       assert.ok(session.tokens.length >= Math.min(reused, kept))
     }
+    newest = newest > session.tokens.length ? 0 : newest
     if (session.logits) assert.deepEqual(session.logits, await logitsOf(session.tokens))
   }
   const tokens = [...session.tokens, 7]
@@ -130,7 +137,7 @@ async function checkEdits(steps: { edit: Edit; stop: number | null }[], maxChunk
   assert.deepEqual(session.logits, await logitsOf(tokens))
 }
 
-type Edit = typeof edit extends fc.Arbitrary<infer T> ? T : never
+type EditStep = typeof edits extends fc.Arbitrary<(infer T)[]> ? T : never
 
 async function logitsOf(tokens: readonly number[]): Promise<Float32Array> {
   using session = new Session(model, { contextLength: 1024, maxChunk: 64 })
@@ -138,11 +145,64 @@ async function logitsOf(tokens: readonly number[]): Promise<Float32Array> {
   return session.logits!
 }
 
-test('after any edits, rewinds and interruptions the logits are those of a fresh session, bit for bit', async () => {
+test('after any edits, marks, rewinds and interruptions the logits are those of a fresh session, bit for bit', async () => {
   await fc.assert(
-    fc.asyncProperty(edits, fc.integer({ min: 1, max: 20 }), fc.nat(), checkEdits),
+    fc.asyncProperty(edits, fc.integer({ min: 1, max: 20 }), fc.nat(), (steps, maxChunk, seed) =>
+      checkEdits(steps, maxChunk, seed),
+    ),
     { numRuns: 60, seed: 20 }, // session.long.ts runs more
   )
+})
+
+test('the same on a device that runs its passes later', async () => {
+  const late = await randomModel(smallConfig, { device: new LateDevice() })
+  await fc.assert(
+    fc.asyncProperty(edits, fc.integer({ min: 1, max: 20 }), fc.nat(), (steps, maxChunk, seed) =>
+      checkEdits(steps, maxChunk, seed, late),
+    ),
+    { numRuns: 20, seed: 21 },
+  )
+})
+
+test('going back to a mark runs nothing again, be it in the prompt, in one chunk, or among the steps behind it', async () => {
+  const tokens = randomTokens(100, 10)
+  for (const mark of [1, 30, 48, 49, 64, 99, 100, 103]) {
+    for (const maxChunk of [1, 7, 16, 100]) {
+      using session = new Session(model, { contextLength, maxChunk })
+      await session.sync(tokens, undefined, [mark])
+      for (const token of randomTokens(60, 11)) await session.step(token)
+      const edited = [...session.tokens.slice(0, mark), 3, 4]
+      assert.deepEqual(await session.sync(edited), { reused: mark, ran: 2, finished: true })
+      assert.deepEqual(session.logits, await freshLogits(edited))
+      // Between mark and end: from the mark on.
+      const later = [...session.tokens, ...randomTokens(60, 12)]
+      await session.sync(later)
+      const between = [...later.slice(0, mark + 7), 5]
+      const { ran } = await session.sync(between)
+      assert.equal(ran, maxChunk === 100 && mark + 62 - 100 <= mark + 7 ? 1 : 8)
+      assert.deepEqual(session.logits, await freshLogits(between))
+    }
+  }
+})
+
+test('marks that were passed before they were asked for count while the windows hold what is seen there', async () => {
+  const tokens = randomTokens(60, 13)
+  using session = new Session(model, { contextLength, maxChunk: 8 })
+  await session.sync(tokens)
+  await session.sync(tokens, undefined, [40, 55])
+  await session.sync([...tokens, ...randomTokens(60, 14)])
+  assert.equal((await session.sync([...tokens.slice(0, 55), 1])).ran, 1)
+  assert.equal((await session.sync([...tokens.slice(0, 40), 1])).ran, reach + 1)
+})
+
+test('a sync that was stopped has marked what it reached', async () => {
+  const tokens = randomTokens(90, 15)
+  using session = new Session(model, { contextLength, maxChunk: 8 })
+  const { ran } = await session.sync(tokens, stopAt(6 * (numHiddenLayers + 1) + 2), [20, 47, 49])
+  assert.equal(ran, 48)
+  await session.sync([...tokens.slice(0, 48), ...randomTokens(60, 16)])
+  assert.deepEqual(await session.sync([...tokens.slice(0, 47), 1]), { reused: 47, ran: 1, finished: true })
+  assert.deepEqual(await session.sync([...tokens.slice(0, 20), 1]), { reused: 20, ran: 1, finished: true })
 })
 
 test('one edit at each position up to six windows back, from a long session', async () => {

@@ -26,6 +26,8 @@ export class Session {
   readonly #maxChunk: number
   readonly #tokens: number[] = []
   #logits: Float32Array | undefined
+  /** Where to come back to, rising, as far as it has not been reached yet. */
+  #marks: readonly number[] = []
 
   /** `maxChunk`: tokens that a forward pass takes at most, which is how finely a prefill can be watched. */
   constructor(model: Transformer, options: { contextLength: number; maxChunk: number }) {
@@ -48,9 +50,12 @@ export class Session {
   /**
    * Makes the session hold exactly `tokens` (at least one), running what it does not share with them. Throws RequestError
    * for tokens that the model has not, or more than the context holds.
+   *
+   * `marks`: how many tokens stay where the caller means to come back with others. Behind the last of `tokens` they count
+   * for the steps that follow.
    */
-  async sync(tokens: readonly number[], shouldStop?: ShouldStop): Promise<SyncResult> {
-    return finished(this.advance(tokens, shouldStop))
+  async sync(tokens: readonly number[], shouldStop?: ShouldStop, marks: readonly number[] = []): Promise<SyncResult> {
+    return finished(this.advance(tokens, shouldStop, marks))
   }
 
   /** Appends one token. False when `shouldStop` ended it. */
@@ -60,8 +65,13 @@ export class Session {
   }
 
   /** `sync`, with a report before the first and after each chunk. */
-  async *advance(tokens: readonly number[], shouldStop?: ShouldStop): AsyncGenerator<SyncProgress, SyncResult> {
+  async *advance(
+    tokens: readonly number[],
+    shouldStop?: ShouldStop,
+    marks: readonly number[] = [],
+  ): AsyncGenerator<SyncProgress, SyncResult> {
     checkTokens(tokens, this.#limits)
+    this.#marks = marks.toSorted((a, b) => a - b)
     const common = commonPrefix(this.#tokens, tokens)
     const ready = common === tokens.length && common === this.#tokens.length && this.#logits
     // Without logits the last token runs in any case: nothing else gives them.
@@ -83,11 +93,13 @@ export class Session {
   async *#extend(added: readonly number[], shouldStop?: ShouldStop): AsyncGenerator<SyncProgress, SyncResult> {
     const reused = this.#tokens.length
     if (added.length === 0) {
+      this.#mark(reused)
       yield { reused, done: 0, total: 0 }
       return { reused, ran: 0, finished: true }
     }
     this.#logits = undefined
     const start = this.#cache.rewind(reused)
+    this.#mark(start)
     const upcoming = [...this.#tokens.slice(start), ...added]
     const total = upcoming.length
     yield { reused, done: 0, total }
@@ -103,11 +115,20 @@ export class Session {
       const logits = await this.#model.forward([piece], shouldStop)
       if (!logits) return { reused, ran: done, finished: false }
       done += chunk.length
+      this.#mark(start + done)
       this.#tokens.push(...upcoming.slice(this.#tokens.length - start, done))
       if (done === total) this.#logits = logits
       yield { reused, done, total }
     }
     return { reused, ran: total, finished: true }
+  }
+
+  /** Marks what has been reached: the windows still hold what is seen anywhere in the last chunk. */
+  #mark(reached: number): void {
+    const next = this.#marks.findIndex(mark => mark > reached)
+    const passed = next < 0 ? this.#marks : this.#marks.slice(0, next)
+    for (const mark of passed) this.#cache.mark(mark)
+    this.#marks = this.#marks.slice(passed.length)
   }
 
   /** Frees the caches; nothing can run afterwards. */

@@ -1,4 +1,9 @@
-import type { LayerCache } from '../kernels/ops.ts'
+import type { LayerCache, LayerSnapshot } from '../kernels/ops.ts'
+
+/** Snapshots that one sequence keeps. */
+export const maxSnapshots = 4
+/** Marks so close together share a snapshot. */
+const sharedWithin = 8 // tokens
 
 /**
  * Keys and values of one sequence in all layers.
@@ -6,7 +11,8 @@ import type { LayerCache } from '../kernels/ops.ts'
  * Full layers hold every position, so they can be cut anywhere. Windowed layers are rings that hold little more than
  * their window: where a ring has dropped what an earlier position sees, tokens before it must run again. A windowed layer
  * sees window − 1 tokens back, and what it sees comes from windowed layers below that see as far again: windows that
- * begin empty are exact only Σ(window − 1) tokens later, unless they begin at the first token.
+ * begin empty are exact only Σ(window − 1) tokens later, unless they begin at the first token. Where somebody means to
+ * come back, a snapshot of the windows spares all that: `mark`.
  */
 export class KvCache {
   readonly layers: readonly LayerCache[]
@@ -16,9 +22,10 @@ export class KvCache {
   readonly #windowed: readonly LayerCache[]
   /** Tokens that windows which began empty must run before they are exact. */
   readonly #reach: number
-  /** Where the windows last began empty. */
+  /** Where the windows last began empty; 0 also where they were restored, for they are as exact then. */
   #start = 0
   #length = 0
+  #snapshots: Snapshot[] = [] // by position
 
   constructor(layers: readonly LayerCache[], maxChunk: number) {
     const isWindowed = (layer: LayerCache) => Number.isFinite(layer.window)
@@ -36,7 +43,7 @@ export class KvCache {
 
   /**
    * Forgets everything from `position` on. Returns where running must resume so that everything from `position` on is
-   * exact: `position` itself where the windows still hold what it sees; where an interrupted run of this kind stopped; or
+   * exact, the latest of these: where the windows stand or, if they still hold what it sees, `position`; the last mark;
    * min(position, Σ(window − 1)) tokens before it. The full layers keep what they have of the tokens that run again.
    */
   rewind(position: number): number {
@@ -45,21 +52,87 @@ export class KvCache {
     }
     this.#length = position
     for (const layer of this.#full) layer.truncate(position)
-    const start = Math.max(0, position - this.#reach)
-    // The windows lag behind the full layers while they are run again.
-    const resume = this.#windowed.reduce((least, layer) => Math.min(least, layer.length), position)
-    if (this.#start <= start && this.#windowed.every(layer => this.#sees(layer, resume))) {
-      for (const layer of this.#windowed) layer.truncate(resume)
-      return resume
+    this.#forgetMarks(position)
+    const restart = Math.max(0, position - this.#reach)
+    const snapshot = this.#snapshots.at(-1)
+    const here = this.#reached
+    const canGoOn = this.#start <= restart && this.#see(here)
+    if (canGoOn && here >= (snapshot?.position ?? 0)) {
+      for (const layer of this.#windowed) layer.truncate(here)
+      return here
     }
-    for (const layer of this.#windowed) layer.restart(start)
-    this.#start = start
-    return start
+    if (snapshot && snapshot.position >= restart) {
+      for (const [n, layer] of this.#windowed.entries()) {
+        layer.restore(snapshot.layers[n])
+        layer.truncate(snapshot.position)
+      }
+      this.#start = 0
+      return snapshot.position
+    }
+    for (const layer of this.#windowed) layer.restart(restart)
+    this.#start = restart
+    return restart
   }
 
-  /** Whether the ring still holds what the token at `position` sees of the tokens since the windows began. */
-  #sees(layer: LayerCache, position: number): boolean {
-    return layer.first <= Math.max(this.#start, position - layer.window + 1)
+  /**
+   * Keeps a snapshot of the windows, so that `rewind(position)` costs nothing for as long as the tokens before it stay.
+   * Does nothing where the windows are not exact or hold no longer what is seen there.
+   */
+  mark(position: number): void {
+    if (!(position > 0 && position <= this.#reached && this.#areExactAt(position))) return
+    if (this.#snapshots.some(({ from, position: to }) => from <= position && position <= to)) return
+    const close = this.#snapshots.filter(({ from, position: to }) => {
+      return from >= position - sharedWithin && to < position && this.#areExactAt(from)
+    })
+    const from = Math.min(position, ...close.map(snapshot => snapshot.from))
+    const layers = this.#windowed.map(layer => layer.snapshot(Math.max(0, from - layer.window + 1), position))
+    for (const snapshot of close) this.#drop(snapshot)
+    this.#snapshots.push({ from, position, layers })
+    this.#snapshots.sort((a, b) => a.position - b.position)
+    if (this.#snapshots.length > maxSnapshots) this.#drop(this.#leastUseful(position))
+  }
+
+  /** Up to where the windows have run: they lag behind the full layers while they are run again. */
+  get #reached(): number {
+    return this.#windowed.reduce((least, layer) => Math.min(least, layer.length), this.#length)
+  }
+
+  /** Whether the windows hold all that the token at `position` sees, as if they had never begun empty. */
+  #areExactAt(position: number): boolean {
+    return this.#start <= Math.max(0, position - this.#reach) && this.#see(position)
+  }
+
+  /** Whether the rings still hold what the token at `position` sees of the tokens since the windows began. */
+  #see(position: number): boolean {
+    return this.#windowed.every(layer => layer.first <= Math.max(this.#start, position - layer.window + 1))
+  }
+
+  /** Snapshots reach no further than the tokens that stay. */
+  #forgetMarks(position: number): void {
+    for (const snapshot of this.#snapshots) {
+      if (snapshot.from > position) this.#drop(snapshot)
+      else snapshot.position = Math.min(snapshot.position, position)
+    }
+  }
+
+  /** The snapshot that spares the fewest tokens, but for the one at `newest`; of equals the first. */
+  #leastUseful(newest: number): Snapshot {
+    let least: Snapshot | undefined
+    let fewest = Infinity
+    let before = 0
+    for (const snapshot of this.#snapshots) {
+      const spared = Math.min(snapshot.position - before, this.#reach)
+      before = snapshot.position
+      if (spared >= fewest || snapshot.position === newest) continue
+      least = snapshot
+      fewest = spared
+    }
+    return least!
+  }
+
+  #drop(snapshot: Snapshot): void {
+    this.#snapshots = this.#snapshots.filter(other => other !== snapshot)
+    for (const layer of snapshot.layers) layer.dispose()
   }
 
   /** Accepts what a forward pass has written up to `length`. */
@@ -69,6 +142,14 @@ export class KvCache {
   }
 
   dispose(): void {
+    for (const snapshot of this.#snapshots) this.#drop(snapshot)
     for (const layer of this.layers) layer.dispose()
   }
+}
+
+/** What the windowed layers held, enough for every position from `from` to `position`. */
+interface Snapshot {
+  readonly from: number
+  position: number
+  readonly layers: readonly LayerSnapshot[]
 }

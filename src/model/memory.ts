@@ -1,5 +1,6 @@
 import { DeviceError, RequestError } from '../base/errors.ts'
 import type { ModelConfig } from './config.ts'
+import { maxSnapshots } from './kv-cache.ts'
 
 /** What decides how much memory a model needs, besides its configuration and its context. */
 export interface MemoryOptions {
@@ -16,7 +17,7 @@ export interface MemoryOptions {
 /** What a model will need, in bytes, known before any weight is read. */
 export interface MemoryPlan {
   weights: number
-  /** Keys and values: as many tokens as the context has in the full layers, and every session's windows. */
+  /** Keys and values: as many tokens as the context has in the full layers, and every session's windows and snapshots. */
   cache: number
   /** Activations of one forward pass, and what lies about until the garbage collector comes. */
   scratch: number
@@ -36,7 +37,8 @@ export function planMemory(config: ModelConfig, contextLength: number, options: 
   const numFull = Math.floor(config.numHiddenLayers / 2)
   const numWindowed = config.numHiddenLayers - numFull
   const tokenBytes = 2 * config.numKeyValueHeads * config.headDim * elementBytes // key and value in one layer
-  const windowTokens = numSessions * (config.slidingWindow - 1 + maxChunk)
+  const snapshotTokens = config.slidingWindow + 64 // a device that keeps pages copies whole ones
+  const windowTokens = numSessions * (config.slidingWindow - 1 + maxChunk + maxSnapshots * snapshotTokens)
   const cache = Math.ceil(tokenBytes * (numFull * contextLength * growth + numWindowed * windowTokens))
   const widest = Math.max(
     config.expertsPerToken * (2 * config.intermediateSize + config.hiddenSize),
