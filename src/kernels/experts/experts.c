@@ -83,7 +83,7 @@ static int64_t share_rows(const plan *p, const matrix *w, int64_t tokens, int th
 }
 
 /* Shares are numbered through all experts that were chosen. False: there is none of this number. */
-static bool find_share(const plan *p, const matrix *w, int64_t number, int threads, share *found) {
+static bool find_row_share(const plan *p, const matrix *w, int64_t number, int threads, share *found) {
   for (int64_t e = 0; e < p->num_experts; e++) {
     const int64_t tokens = p->begin[e + 1] - p->begin[e];
     if (tokens == 0) continue;
@@ -196,7 +196,7 @@ static void multiply_shares(const plan *p, team *t, const matrix *w, int slots_a
   workspace *work = (workspace *)t->scratch;
   const int64_t count = count_shares(p, w, t->size), groups = w->cols / MXFP4_COLS;
   share s;
-  for (int64_t number; (number = team_next(t, count)) >= 0 && find_share(p, w, number, t->size, &s);) {
+  for (int64_t number; (number = team_next(t, count)) >= 0 && find_row_share(p, w, number, t->size, &s);) {
     const weight_rows matrix_rows = {w->parts[0].data, w->parts[0].scales, groups};
     for (int64_t row = s.row; row < s.row + s.rows; row += STEP_ROWS) {
       const int64_t rows = w->rows - row < STEP_ROWS ? w->rows - row : STEP_ROWS;

@@ -19,11 +19,10 @@ ALWAYS_INLINE weight_rows rows_from(weight_rows w, int64_t row) {
 }
 
 enum {
-  FEW_TOKENS = 3,    /* up to here a decoded panel does not pay */
+  FEW_TOKENS = 8,    /* up to here a decoded panel does not pay */
   ROW_BLOCKS = 2, ROW_TILE = ROW_BLOCKS * LANES,
   TOKEN_TILE = 4,
   PANEL_GROUPS = 30, /* 16 rows × 30 groups × 32 bytes: half of a first-level cache */
-  PREFETCH_BYTES = 512,
 };
 
 typedef struct panel {
@@ -49,19 +48,18 @@ ALWAYS_INLINE void multiply_groups(const uint8_t *blocks, const uint8_t *scales,
   }
 }
 
-/* The hardware's prefetchers follow neither this many rows nor rows this short. */
+/* The hardware's prefetchers follow neither this many rows nor rows this short: the next LANES rows go to the second-level
+ * cache while these are multiplied. */
 ALWAYS_INLINE void prefetch_rows(const uint8_t *blocks, const uint8_t *scales, int64_t groups, int64_t g) {
   const int64_t row_bytes = groups * MXFP4_BYTES;
-  int64_t ahead = g * MXFP4_BYTES + PREFETCH_BYTES;
-  if (ahead >= row_bytes) ahead += (LANES - 1) * row_bytes; /* goes on in the rows that come next */
-  for (int r = 0; r < LANES; r++) __builtin_prefetch(blocks + r * row_bytes + ahead);
-  __builtin_prefetch(scales + LANES * groups + g * LANES);
+  for (int r = 0; r < LANES; r++) __builtin_prefetch(blocks + (LANES + r) * row_bytes + g * MXFP4_BYTES, 0, 2);
+  __builtin_prefetch(scales + LANES * (groups + g), 0, 2);
 }
 
 ALWAYS_INLINE void multiply_few_by(weight_rows w, int64_t rows, const group_q8 *const *x, const int tokens, float *out) {
   for (int64_t r = 0; r < rows; r += LANES) {
     const weight_rows at = rows_from(w, r);
-    lane_floats acc[4] = {0};
+    lane_floats acc[FEW_TOKENS] = {0};
     int64_t g = 0;
     for (; g + 4 <= w.groups; g += 4) {
       prefetch_rows(at.blocks, at.scales, w.groups, g);
@@ -72,11 +70,17 @@ ALWAYS_INLINE void multiply_few_by(weight_rows w, int64_t rows, const group_q8 *
   }
 }
 
+/* The number of tokens is known to the compiler, so that sums stay in registers. */
 static void multiply_few(weight_rows w, int64_t rows, const group_q8 *const *x, int tokens, float *out) {
   switch (tokens) {
     case 1: multiply_few_by(w, rows, x, 1, out); break;
     case 2: multiply_few_by(w, rows, x, 2, out); break;
-    default: multiply_few_by(w, rows, x, 3, out);
+    case 3: multiply_few_by(w, rows, x, 3, out); break;
+    case 4: multiply_few_by(w, rows, x, 4, out); break;
+    case 5: multiply_few_by(w, rows, x, 5, out); break;
+    case 6: multiply_few_by(w, rows, x, 6, out); break;
+    case 7: multiply_few_by(w, rows, x, 7, out); break;
+    default: multiply_few_by(w, rows, x, 8, out);
   }
 }
 

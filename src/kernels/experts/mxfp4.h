@@ -14,6 +14,7 @@
  */
 #ifndef TUTTI_MXFP4_H
 #define TUTTI_MXFP4_H
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -81,7 +82,9 @@ ALWAYS_INLINE lane_floats scale_of(lane_scales s, int group) {
  * offset's words wrap them back. */
 ALWAYS_INLINE lane_dot dot_begin(const group_q8 *x) { return _mm256_set1_epi32(dword_at(&x->offset)); }
 ALWAYS_INLINE lane_dot dot_step(lane_dot sum, lane_codes w, const int8_t *x) {
-  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, _mm256_set1_epi32(dword_at(x))));
+  sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, _mm256_set1_epi32(dword_at(x))));
+  __asm__("" : "+x"(sum)); /* or gcc makes trees of these sums, whose leaves need more registers than there are */
+  return sum;
 }
 ALWAYS_INLINE lane_floats dot_end(lane_dot sum) {
   return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
