@@ -41,6 +41,7 @@ const tasks = {
       'src/**/*.test.ts',
       'test/**/*.test.ts',
       'scripts/**/*.test.ts',
+      'bench/**/*.test.ts',
     ),
   ],
   'test:long': [tests(['--test-timeout=7200000'], 'src/**/*.long.ts', 'test/**/*.long.ts')],
@@ -55,6 +56,7 @@ const tasks = {
   'check:package': [node('--test', 'scripts/check-package.ts')],
   board: [node('scripts/board.ts', ...args)],
   bench: [node('scripts/bench.ts', ...args)],
+  'bench:peers': [node('bench/peers/run.ts', ...args)],
 }
 
 let child
