@@ -1,30 +1,10 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { it } from 'node:test'
-import { leadsOf, nanoFolder, openNano } from './teacher-forced.ts'
-
-interface Turn {
-  start: number
-  end: number
-  /** The parts of the turn outside analysis, as [start, end]. */
-  answer: [number, number][]
-  right: boolean
-  answerRight: boolean
-}
-interface Document {
-  skill: string
-  ids: number[]
-  turns: Turn[]
-}
+import { documents } from './agreement.ts'
+import { leadsOf, openNano } from './teacher-forced.ts'
 
 const documentsPerSkill = 20
 const decided = 2e-4 // logits: ours and the training model's, both float32, differ by up to 5e-5 each, so a lead by 1e-4
-
-const documents: Document[] = readFileSync(join(nanoFolder, 'eval.jsonl'), 'utf8')
-  .trimEnd()
-  .split('\n')
-  .map(line => JSON.parse(line))
 
 it('gpt-oss-nano gets right what its card says it does, turn by turn', async t => {
   const model = await openNano()

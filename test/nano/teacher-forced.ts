@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { openCheckpoint } from '../../src/checkpoint/checkpoint.ts'
 import { openFolder } from '../../src/checkpoint/source.node.ts'
 import { ReferenceDevice } from '../../src/device/reference.ts'
+import type { Device } from '../../src/kernels/ops.ts'
 import { readConfig } from '../../src/model/config.ts'
 import type { KvCache } from '../../src/model/kv-cache.ts'
 import { Transformer } from '../../src/model/transformer.ts'
@@ -10,10 +11,9 @@ import { loadWeights } from '../../src/model/weights.ts'
 export const nanoFolder = join(import.meta.dirname, '../../models/nano')
 
 /** nano itself, without engine or worker. */
-export async function openNano(): Promise<Transformer> {
+export async function openNano(device: Device = new ReferenceDevice()): Promise<Transformer> {
   const checkpoint = await openCheckpoint(await openFolder(nanoFolder))
   const config = readConfig(checkpoint.config, checkpoint.configPath)
-  const device = new ReferenceDevice()
   const weights = await loadWeights(device, checkpoint, config)
   await checkpoint.close()
   return new Transformer(device, config, weights)
