@@ -9,6 +9,9 @@
 #define TUTTI_LINEAR_C
 #include "../amx.h"
 #include "q8.h"
+#ifdef __AMX_BF16__
+#include "q8-amx.h"
+#endif
 
 static inline int64_t linear_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t linear_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -32,12 +35,7 @@ static void linear_stored_tile(const uint8_t *panel, int64_t groups, const uint8
     if (first) q8_tile(panel, 0, groups, x, false, sums, 0, true, true, 1, n);     \
     else q8_tile(panel, 0, groups, x, false, sums, 0, true, false, 1, n);          \
     break;
-  switch (tokens) {
-    CASE(1) CASE(2) CASE(3) CASE(4)
-#if defined(__AVX512VNNI__)
-    CASE(5) CASE(6)
-#endif
-  }
+  switch (tokens) { Q8_TILES }
 #undef CASE
 }
 
@@ -63,68 +61,83 @@ static void linear_q8_few(const linear_args *a, team *team) {
 
 /* ---- Q8, many tokens */
 
+#ifdef __AMX_BF16__
+enum { MANY_TILE = AMX_TILE, MANY_PANELS = AMX_PANELS, MANY_RECORD = AMX_RECORD, MANY_READY = AMX_READY };
+#define many_pack amx_pack
+#define many_ready amx_ready
+#define many_padded amx_padded
+#else
+enum { MANY_TILE = Q8_TILE, MANY_PANELS = Q8_PANELS, MANY_RECORD = Q8_RECORD, MANY_READY = Q8_READY };
+#define many_pack q8_pack
+#define many_ready q8_ready
+static inline int64_t many_padded(int64_t tokens) { return tokens; }
+#endif
+
 enum {
-  LINEAR_GROUPS = 15,  /* of a panel at a time: half of a first level cache of 32 KiB */
-  LINEAR_BLOCK = 240,  /* tokens at a time: their share of those columns stays in the second level */
-  LINEAR_PANELS = 8,   /* of a share, so that the tokens are read from far away once for them all */
+  MANY_GROUPS = 15,                          /* of a panel at a time: half of a first level cache of 32 KiB */
+  MANY_BLOCK = 256 / MANY_TILE * MANY_TILE,  /* tokens at a time: their part of those groups stays in the second level */
+  MANY_SHARE = 8,                            /* panels of a share: the tokens come from far away once for them all */
 };
 
-static void linear_ready_tile(const uint8_t *weights, int64_t groups, const uint8_t *x, int tokens, bool more, float *sums,
-                              int64_t panel_sums, int panels) {
-  const int64_t bytes = LINEAR_GROUPS * Q8_READY;
-#define CASE(n)                                                                                    \
-  case n:                                                                                          \
-    if (panels > 1) q8_tile(weights, bytes, groups, x, more, sums, panel_sums, false, false, Q8_PANELS, n); \
-    else q8_tile(weights, 0, groups, x, more, sums, 0, false, false, 1, n);                        \
+static void many_tile(const uint8_t *weights, int64_t groups, const uint8_t *x, int tokens, bool more, float *sums,
+                      int64_t panel_sums, int panels) {
+  const int64_t bytes = MANY_GROUPS * MANY_READY;
+#ifdef __AMX_BF16__
+  if (panels > 1 && tokens > 16) amx_tile(weights, bytes, groups, x, more, sums, panel_sums, true, true);
+  else if (panels > 1) amx_tile(weights, bytes, groups, x, more, sums, panel_sums, true, false);
+  else if (tokens > 16) amx_tile(weights, bytes, groups, x, more, sums, panel_sums, false, true);
+  else amx_tile(weights, bytes, groups, x, more, sums, panel_sums, false, false);
+#else
+#define CASE(n)                                                                                                 \
+  case n:                                                                                                       \
+    if (panels > 1) q8_tile(weights, bytes, groups, x, more, sums, panel_sums, false, false, Q8_PANELS, n);     \
+    else q8_tile(weights, bytes, groups, x, more, sums, panel_sums, false, false, 1, n);                        \
     break;
-  switch (tokens) {
-    CASE(1) CASE(2) CASE(3) CASE(4)
-#if defined(__AVX512VNNI__)
-    CASE(5) CASE(6)
-#endif
-  }
+  switch (tokens) { Q8_TILES }
 #undef CASE
+#endif
 }
 
 /* Panels first … first+panels times a block of tokens. */
-static void linear_q8_block(const linear_args *a, const uint8_t *x, int64_t first, int64_t panels, int64_t token,
-                            int64_t tokens, uint8_t *scratch) {
+static void many_block(const linear_args *a, const uint8_t *x, int64_t first, int64_t panels, int64_t token, int64_t tokens,
+                       uint8_t *scratch) {
   int64_t groups = linear_ceil(a->weight->cols, Q8_COLS), panel_bytes = groups * Q8_BLOCK;
+  int64_t panel_sums = many_padded(tokens) * Q8_ROWS;
   float *sums = (float *)scratch; /* [panel][token][16] */
-  uint8_t *ready = scratch + LINEAR_PANELS * LINEAR_BLOCK * Q8_ROWS * sizeof *sums;
-  for (int64_t g = 0; g < groups; g += LINEAR_GROUPS) {
-    int64_t some = linear_min(LINEAR_GROUPS, groups - g);
-    for (int64_t p = 0; p < panels; p += Q8_PANELS) {
-      int64_t pair = linear_min(Q8_PANELS, panels - p);
+  uint8_t *ready = scratch + MANY_SHARE * MANY_BLOCK * Q8_ROWS * sizeof *sums;
+  for (int64_t g = 0; g < groups; g += MANY_GROUPS) {
+    int64_t some = linear_min(MANY_GROUPS, groups - g);
+    for (int64_t p = 0; p < panels; p += MANY_PANELS) {
+      int64_t together = linear_min(MANY_PANELS, panels - p);
       const uint8_t *stored = a->weight->parts[0].data + (first + p) * panel_bytes + g * Q8_BLOCK;
-      for (int64_t i = 0; i < pair; i++)
-        q8_ready(stored + i * panel_bytes, some, pair * panel_bytes, ready + i * LINEAR_GROUPS * Q8_READY);
-      for (int64_t t = 0; t < tokens; t += Q8_TILE) {
-        int64_t count = linear_min(Q8_TILE, tokens - t);
-        linear_ready_tile(ready, some, x + ((token + t) * groups + g * count) * Q8_RECORD, (int)count, g > 0,
-                          sums + (p * tokens + t) * Q8_ROWS, tokens * Q8_ROWS, (int)pair);
+      for (int64_t i = 0; i < together; i++)
+        many_ready(stored + i * panel_bytes, some, together * panel_bytes, ready + i * MANY_GROUPS * MANY_READY);
+      for (int64_t t = 0; t < tokens; t += MANY_TILE) {
+        int64_t count = linear_min(MANY_TILE, tokens - t);
+        many_tile(ready, some, x + ((token + t) * groups + g * many_padded(count)) * MANY_RECORD, (int)count, g > 0,
+                  sums + p * panel_sums + t * Q8_ROWS, panel_sums, (int)together);
       }
     }
   }
-  for (int64_t p = 0; p < panels; p++) linear_finish(a, first + p, token, tokens, sums + p * tokens * Q8_ROWS);
+  for (int64_t p = 0; p < panels; p++) linear_finish(a, first + p, token, tokens, sums + p * panel_sums);
 }
 
 static void linear_q8_many(const linear_args *a, team *team) {
   int64_t cols = a->weight->cols, groups = linear_ceil(cols, Q8_COLS), panels = linear_ceil(a->weight->rows, Q8_ROWS);
-  uint8_t *x = team_shared(team, (size_t)(a->tokens * groups * Q8_RECORD));
+  uint8_t *x = team_shared(team, (size_t)(many_padded(a->tokens) * groups * MANY_RECORD));
   if (!x) return;
-  enum { TILES = 4 };
-  for (int64_t s; (s = team_next(team, linear_ceil(a->tokens, TILES * Q8_TILE))) >= 0;)
-    for (int64_t t = s * TILES * Q8_TILE; t < linear_min(a->tokens, (s + 1) * TILES * Q8_TILE); t += Q8_TILE)
-      q8_pack(a->x + t * cols, cols, (int)linear_min(Q8_TILE, a->tokens - t), x + t * groups * Q8_RECORD);
+  int64_t some = linear_ceil(16, MANY_TILE) * MANY_TILE;
+  for (int64_t s; (s = team_next(team, linear_ceil(a->tokens, some))) >= 0;)
+    for (int64_t t = s * some; t < linear_min(a->tokens, (s + 1) * some); t += MANY_TILE)
+      many_pack(a->x + t * cols, cols, (int)linear_min(MANY_TILE, a->tokens - t), x + t * groups * MANY_RECORD);
   if (!team_barrier(team)) return;
 
-  int64_t blocks = linear_ceil(a->tokens, LINEAR_BLOCK), share = panels * blocks / (team->size * 4);
-  share = share < Q8_PANELS ? Q8_PANELS : linear_min(share / Q8_PANELS * Q8_PANELS, LINEAR_PANELS);
+  int64_t blocks = linear_ceil(a->tokens, MANY_BLOCK), share = panels * blocks / (team->size * 4);
+  share = share < MANY_PANELS ? MANY_PANELS : linear_min(share / MANY_PANELS * MANY_PANELS, MANY_SHARE);
   for (int64_t s; (s = team_next(team, linear_ceil(panels, share) * blocks)) >= 0;) {
-    int64_t token = s % blocks * LINEAR_BLOCK, first = s / blocks * share;
-    linear_q8_block(a, x, first, linear_min(share, panels - first), token, linear_min(LINEAR_BLOCK, a->tokens - token),
-                    team->scratch);
+    int64_t token = s % blocks * MANY_BLOCK, first = s / blocks * share;
+    many_block(a, x, first, linear_min(share, panels - first), token, linear_min(MANY_BLOCK, a->tokens - token),
+               team->scratch);
   }
 }
 
@@ -159,14 +172,12 @@ Q8_INLINE void float_tile(const uint8_t *const *rows, const float *x, int64_t st
   Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) Q8_UNROLL for (int t = 0; t < tokens; t++) total[r][t] = (q8_floats){ 0 };
   int64_t k = 0;
   for (; k + Q8_LANES <= cols; k += Q8_LANES) {
-    q8_floats w[FLOAT_ROWS];
+    q8_floats v[FLOAT_TILE];
+    Q8_UNROLL for (int t = 0; t < tokens; t++) v[t] = q8_load_floats(x + t * stride + k);
     Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) {
-      w[r] = float_weights(rows[r], k, bf16);
+      q8_floats w = float_weights(rows[r], k, bf16);
+      Q8_UNROLL for (int t = 0; t < tokens; t++) total[r][t] += w * v[t];
       if (prefetch) __builtin_prefetch(rows[r] + k * (bf16 ? 2 : 4) + Q8_AHEAD);
-    }
-    Q8_UNROLL for (int t = 0; t < tokens; t++) {
-      q8_floats v = q8_load_floats(x + t * stride + k);
-      Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) total[r][t] += w[r] * v;
     }
   }
   Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) Q8_UNROLL for (int t = 0; t < tokens; t++) {
@@ -248,17 +259,20 @@ static void linear_float(const linear_args *a, team *team) {
       linear_float_rows(a, i * FLOAT_ROWS, (float *)team->scratch);
 }
 
+static bool linear_is_few(const linear_args *a) {
+  return a->tokens <= LINEAR_FEW && a->tokens * linear_ceil(a->weight->cols, Q8_COLS) * Q8_RECORD <= TEAM_SCRATCH / 2;
+}
+
 static void linear(const linear_args *a, team *team) {
-  if (a->weight->type != TYPE_Q8) return linear_float(a, team);
-  int64_t packed = a->tokens * linear_ceil(a->weight->cols, Q8_COLS) * Q8_RECORD;
-  if (a->tokens <= LINEAR_FEW && packed <= TEAM_SCRATCH / 2) linear_q8_few(a, team);
+  if (a->weight->type != TYPE_Q8) linear_float(a, team);
+  else if (linear_is_few(a)) linear_q8_few(a, team);
   else linear_q8_many(a, team);
 }
 
 /* ---- making Q8 */
 
 /* One row's 32 columns: its scale, rounded up to bfloat16 so that no code passes 127, and its codes at [step][row]. */
-Q8_INLINE void quantize_group(const float *x, int row, uint8_t *block) {
+Q8_INLINE void quantize_weight_group(const float *x, int row, uint8_t *block) {
   q8_ints highest = { 0 };
   Q8_UNROLL for (int i = 0; i < Q8_COLS; i += Q8_LANES) highest = q8_max(highest, q8_load(x + i) & 0x7fffffff);
   uint32_t bits = (uint32_t)q8_highest(highest);
@@ -286,7 +300,7 @@ static void quantize_panel(const matrix *source, int64_t panel, uint8_t *out) {
       __builtin_prefetch(rows[r] + k * width + 512);
       if (width == 2) float_decode(rows[r] + k * 2, some, x);
       else memcpy(x, rows[r] + k * 4, (size_t)some * 4);
-      quantize_group(x, r, out);
+      quantize_weight_group(x, r, out);
     }
   }
 }

@@ -56,6 +56,12 @@ enum {
   Q8_READY = 64 + 64 * Q8_STEPS, /* bytes of a group of a panel made ready for many tokens: scales as floats, codes */
   Q8_AHEAD = 4096,               /* hardware does not read far enough ahead by itself */
 };
+/* For a CASE(tokens) of each size of tile. */
+#if defined(__AVX512VNNI__)
+#define Q8_TILES CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#else
+#define Q8_TILES CASE(1) CASE(2) CASE(3) CASE(4)
+#endif
 
 Q8_INLINE q8_ints q8_load(const void *at) { q8_ints v; memcpy(&v, at, sizeof v); return v; }
 Q8_INLINE q8_floats q8_load_floats(const void *at) { q8_floats v; memcpy(&v, at, sizeof v); return v; }
@@ -193,7 +199,7 @@ static void q8_pack(const float *x, int64_t cols, int tokens, uint8_t *out) {
 /* ---- tiles */
 
 /* Groups of a stored panel made ready for tiles of many tokens: scales as floats, then the steps. */
-static void q8_ready(const uint8_t *panel, int64_t groups, int64_t ahead, uint8_t *out) {
+static inline void q8_ready(const uint8_t *panel, int64_t groups, int64_t ahead, uint8_t *out) {
   for (int64_t g = 0; g < groups; g++, panel += Q8_BLOCK, out += Q8_READY) {
     for (int line = 0; line < Q8_BLOCK; line += 64) __builtin_prefetch(panel + ahead + line);
     Q8_UNROLL for (int v = 0; v < Q8_VECTORS; v++)
@@ -213,7 +219,7 @@ static void q8_ready(const uint8_t *panel, int64_t groups, int64_t ahead, uint8_
 Q8_INLINE void q8_tile(const uint8_t *weights, int64_t panel_bytes, int64_t groups, const uint8_t *x, bool more, float *sums,
                        int64_t panel_sums, const bool stored, const bool prefetch, const int panels, const int tokens) {
   enum { N = Q8_PANELS * Q8_VECTORS };
-  const int count = panels * Q8_VECTORS, block = stored ? Q8_BLOCK : Q8_READY;
+  const int count = panels * Q8_VECTORS, block = stored ? Q8_BLOCK : Q8_READY, at_once = stored ? Q8_PARTS : 1;
   q8_floats total[Q8_TILE][N];
   Q8_UNROLL for (int t = 0; t < tokens; t++) Q8_UNROLL for (int n = 0; n < count; n++) {
     float *at = sums + n / Q8_VECTORS * panel_sums + t * Q8_ROWS + n % Q8_VECTORS * Q8_LANES;
@@ -227,17 +233,17 @@ Q8_INLINE void q8_tile(const uint8_t *weights, int64_t panel_bytes, int64_t grou
       if (Q8_RECORD > Q8_STEPS * 4 + 4) memcpy(&begin, x + ((Q8_STEPS + 1) * tokens + t) * 4, 4);
       Q8_UNROLL for (int n = 0; n < count; n++) dot[t][n] = begin - (q8_ints){ 0 };
     }
-    Q8_UNROLL for (int j = 0; j < 8; j++) {
+    /* Not unrolled: compilers would multiply ahead until they run out of registers. */
+    for (int i = 0; i < Q8_STEPS; i += at_once) {
       q8_ints w[N][Q8_PARTS];
       Q8_UNROLL for (int n = 0; n < count; n++) {
         const uint8_t *at = weights + n / Q8_VECTORS * panel_bytes + n % Q8_VECTORS * Q8_WIDTH;
-        if (stored) q8_prepare(q8_load(at + 32 + j * 64), w[n]);
-        else
-          Q8_UNROLL for (int p = 0; p < Q8_PARTS; p++) w[n][p] = q8_load(at + 64 + (j * Q8_PARTS + p) * 64);
+        if (stored) q8_prepare(q8_load(at + 32 + i / Q8_PARTS * 64), w[n]);
+        else w[n][0] = q8_load(at + 64 + i * 64);
       }
-      Q8_UNROLL for (int p = 0; p < Q8_PARTS; p++) Q8_UNROLL for (int t = 0; t < tokens; t++) {
+      Q8_UNROLL for (int p = 0; p < at_once; p++) Q8_UNROLL for (int t = 0; t < tokens; t++) {
         int32_t step;
-        memcpy(&step, x + ((j * Q8_PARTS + p) * tokens + t) * 4, 4);
+        memcpy(&step, x + ((i + p) * tokens + t) * 4, 4);
         Q8_UNROLL for (int n = 0; n < count; n++) dot[t][n] = q8_dot(dot[t][n], w[n][p], step - (q8_ints){ 0 });
       }
     }
