@@ -13,7 +13,7 @@ static uint64_t read_memory(const uint8_t *data, int64_t bytes, team *team) {
   vu sums[NUM_VECTORS] = {0};
   for (; at < end; at += STEP) {
     for (int line = 0; line < STEP; line += 64) __builtin_prefetch((const void *)((uintptr_t)at + AHEAD + line));
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i < NUM_VECTORS; i++) sums[i] ^= ((const vu_at *)at)[i];
   }
   uint64_t words[sizeof sums / 8], checksum = 0;

@@ -23,6 +23,13 @@
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
+/* Before a loop of few and constant turns over an array of vectors: unrolled, the array lies in registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 typedef float vf __attribute__((vector_size(4 * VL), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * VL), may_alias));
 typedef uint32_t vu __attribute__((vector_size(4 * VL), may_alias));
@@ -56,33 +63,39 @@ INLINE vf vf_max(vf a, vf b) { return vf_select(a > b, a, b); }
 INLINE vf vf_min(vf a, vf b) { return vf_select(a < b, a, b); }
 #endif
 
-/* Reductions halve the vector until four lanes are left, so sums are pairwise. */
-typedef float vf4 __attribute__((vector_size(16)));
-typedef float vf8 __attribute__((vector_size(32)));
+/* Sum and greatest of all lanes, in pairs: each lane meets the one 8, 4, 2, 1 further. */
 #if VL == 16
-#define VF_FOLD(fold4, fold8) \
-  vf8 y = fold8(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7), \
-                __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15)); \
-  vf4 z = fold4(__builtin_shufflevector(y, y, 0, 1, 2, 3), __builtin_shufflevector(y, y, 4, 5, 6, 7));
+#define VF_TURNED(x, by) \
+  __builtin_shufflevector(x, x, by, by + 1, by + 2, by + 3, by + 4, by + 5, by + 6, by + 7, (by + 8) % 16, \
+                          (by + 9) % 16, (by + 10) % 16, (by + 11) % 16, (by + 12) % 16, (by + 13) % 16, \
+                          (by + 14) % 16, (by + 15) % 16)
 #elif VL == 8
-#define VF_FOLD(fold4, fold8) \
-  vf4 z = fold4(__builtin_shufflevector(x, x, 0, 1, 2, 3), __builtin_shufflevector(x, x, 4, 5, 6, 7));
+#define VF_TURNED(x, by) \
+  __builtin_shufflevector(x, x, by, by + 1, by + 2, by + 3, (by + 4) % 8, (by + 5) % 8, (by + 6) % 8, (by + 7) % 8)
 #else
-#define VF_FOLD(fold4, fold8) vf4 z = (vf4)x;
+#define VF_TURNED(x, by) __builtin_shufflevector(x, x, by, by + 1, (by + 2) % 4, (by + 3) % 4)
 #endif
-#define VF_ADD(a, b) ((a) + (b))
 
 INLINE float vf_sum(vf x) {
-  VF_FOLD(VF_ADD, VF_ADD)
-  return (z[0] + z[2]) + (z[1] + z[3]);
+#if VL == 16
+  x += VF_TURNED(x, 8);
+#endif
+#if VL >= 8
+  x += VF_TURNED(x, 4);
+#endif
+  x += VF_TURNED(x, 2);
+  return x[0] + x[1];
 }
 
 INLINE float vf_max_of(vf x) {
-  float lanes[VL];
-  vf_store(lanes, x);
-  for (int n = VL / 2; n; n /= 2)
-    for (int i = 0; i < n; i++) lanes[i] = lanes[i] > lanes[i + n] ? lanes[i] : lanes[i + n];
-  return lanes[0];
+#if VL == 16
+  x = vf_max(x, VF_TURNED(x, 8));
+#endif
+#if VL >= 8
+  x = vf_max(x, VF_TURNED(x, 4));
+#endif
+  x = vf_max(x, VF_TURNED(x, 2));
+  return x[0] > x[1] ? x[0] : x[1];
 }
 
 /* ---- bfloat16: the upper half of a float32 */
@@ -124,10 +137,10 @@ INLINE vf vf_scaled_exp2(vf f, vf shifted) {
   return p * (vf)(((vi)shifted << 23) + 0x3f800000);
 }
 
-/* 2^x; above 2^127 that. */
+/* 2^x for x ≤ 127. */
 INLINE vf vf_exp2(vf x) {
   const float round = 12582912;
-  vf y = vf_max(vf_splat(-126), vf_min(vf_splat(127), x));
+  vf y = vf_max(vf_splat(-126), x);
   vf shifted = y + round;
   return (vf)((vi)vf_scaled_exp2(y - (shifted - round), shifted) & ~(vi)(x < -126.0f));
 }

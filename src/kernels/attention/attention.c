@@ -134,7 +134,7 @@ static void prefetch_part(const uint8_t *ahead, int64_t bytes, int part, int par
   for (const uint8_t *at = ahead + bytes * part / parts; at < end; at += 64) __builtin_prefetch(at, 0, 2);
 }
 
-/* Scores of `queries` with the run's columns, as the cache holds the keys. */
+/* Scores of `queries` with the run's columns, as the cache holds the keys: of CACHE_BF16 in pairs. */
 static void streamed_scores(const tile *t, const float *queries, const run *r) {
   const int dim = t->args->head_dim, parts = 2 * PAGE_TOKENS / PRODUCT_COLUMNS;
   const int64_t half_bytes = cache_half_bytes(t->args->cache, dim);
@@ -145,13 +145,6 @@ static void streamed_scores(const tile *t, const float *queries, const run *r) {
       p.b = r->keys + 2 * column;
       p.b_stride = 2 * PAGE_TOKENS;
       product_bf16(t->num_queries, p);
-      for (int q = 0; q < t->num_queries; q++)
-        for (float *at = p.out + q * PAGE_TOKENS, *end = at + PRODUCT_COLUMNS; at < end; at += 2 * VL) {
-          vf first, second;
-          vf_interleave(vf_load(at), vf_load(at + VL), &first, &second);
-          vf_store(at, first);
-          vf_store(at + VL, second);
-        }
       continue;
     }
     p.b_stride = PAGE_TOKENS;
@@ -229,7 +222,7 @@ static void copied_values(const tile *t, const run *r, float *values) {
 }
 
 /* A row of scores becomes weights relative to the running maximum; what was summed before is scaled to a new one. */
-static void soften_row(float *row, const run *r, float *max, float *sum, float *values, int width) {
+INLINE void soften_row(float *row, const run *r, bool paired, float *max, float *sum, float *values, int width) {
   vf highest = vf_splat(*max);
   for (int i = r->first_column; i < r->end_column; i += VL) highest = vf_max(highest, vf_load(row + i));
   const float new_max = vf_max_of(highest);
@@ -240,25 +233,28 @@ static void soften_row(float *row, const run *r, float *max, float *sum, float *
     *max = new_max;
   }
   vf total = {0};
-  for (int i = r->first_column; i < r->end_column; i += VL) {
-    vf weight = vf_exp2(vf_load(row + i) - new_max);
-    vf_store(row + i, weight);
-    total += weight;
+  for (int i = r->first_column; i < r->end_column; i += 2 * VL) {
+    vf first = vf_exp2(vf_load(row + i) - new_max), second = vf_exp2(vf_load(row + i + VL) - new_max);
+    total += first + second;
+    if (paired) vf_interleave(first, second, &first, &second);
+    vf_store(row + i, first);
+    vf_store(row + i + VL, second);
   }
   *sum += vf_sum(total);
 }
 
 /* Scores of tokens that a query does not see become −∞: those outside the run, after the query, and before its window. */
-static void mask_row(const tile *t, const run *r, int64_t position, float *row) {
+static void mask_row(const tile *t, const run *r, int64_t position, bool paired, float *row) {
   const int64_t first = first_seen(t->args, t->piece, position);
   const int begin = r->begin + (int)least(most(first - r->position, 0), r->end - r->begin);
   const int end = r->begin + (int)most(least(position + 1 - r->position, r->end - r->begin), 0);
   for (int i = r->first_column; i < r->end_column; i++)
-    if (i < begin || i >= end) row[i] = -INFINITY;
+    if (i < begin || i >= end) row[paired ? paired_place(i) : i] = -INFINITY;
 }
 
 static void attend_run(const tile *t, const float *queries, softmax_state state, const run *r) {
   const int heads_per_key = t->args->num_heads / t->args->num_kv_heads, width = padded_dim(t->args->head_dim);
+  const bool paired = t->plan.streamed && t->args->cache == CACHE_BF16;
   if (t->plan.streamed) streamed_scores(t, queries, r);
   else copied_scores(t, queries, r);
   const int64_t last = t->position + t->num_queries / heads_per_key - 1;
@@ -267,8 +263,10 @@ static void attend_run(const tile *t, const float *queries, softmax_state state,
                         first_seen(t->args, t->piece, last) <= r->position;
   for (int q = 0; q < t->num_queries; q++) {
     float *row = t->scores + q * PAGE_TOKENS;
-    if (!all_seen) mask_row(t, r, t->position + q / heads_per_key, row);
-    soften_row(row, r, state.maxima + q, state.sums + q, state.values + (int64_t)q * width, width);
+    float *max = state.maxima + q, *sum = state.sums + q, *values = state.values + (int64_t)q * width;
+    if (!all_seen) mask_row(t, r, t->position + q / heads_per_key, paired, row);
+    if (paired) soften_row(row, r, true, max, sum, values, width);
+    else soften_row(row, r, false, max, sum, values, width);
   }
   if (t->plan.streamed) streamed_values(t, r, state.values);
   else copied_values(t, r, state.values);
@@ -317,8 +315,7 @@ static void join_ranges(const piece_plan *plan, int head_dim, softmax_state stat
     total += state.sums[range * stride + query] * factor;
     const float *values = state.values + range * stride + (int64_t)query * width;
     for (int i = 0; i < head_dim; i++) {
-      int at = paired ? i / (2 * VL) * (2 * VL) + i % 2 * VL + i % (2 * VL) / 2 : i;
-      out[i] += values[at] * factor;
+      out[i] += values[paired ? paired_place(i) : i] * factor;
     }
   }
   for (int i = 0; i < head_dim; i++) out[i] /= total;

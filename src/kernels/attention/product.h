@@ -20,10 +20,23 @@ enum { PRODUCT_ROWS = 6, PRODUCT_COLUMNS = PRODUCT_VECTORS * VL };
 /* What b holds. Words of bfloat16 are taken in pairs: of each 2 · VL columns of `out`, first the even ones, then the odd. */
 typedef enum { TERMS_FLOAT, TERMS_BF16, TERMS_INT8 } terms_type;
 
-typedef int8_t v_int8 __attribute__((vector_size(VL), may_alias, aligned(1)));
+/* Where column i of such an `out` lies. */
+static int paired_place(int i) { return i / (2 * VL) * (2 * VL) + i % 2 * VL + i % (2 * VL) / 2; }
+
+/* GCC 12 converts bytes one by one unless told how. */
+INLINE vf vf_load_int8(const uint8_t *at) {
+#if defined __AVX512F__ && VL == 16
+  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
+#elif defined __AVX2__ && VL == 8
+  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)));
+#else
+  typedef int8_t bytes __attribute__((vector_size(VL), may_alias, aligned(1)));
+  return __builtin_convertvector(*(const bytes *)at, vf);
+#endif
+}
 
 INLINE void load_terms(terms_type type, const uint8_t *at, vf out[PRODUCT_VECTORS]) {
-#pragma GCC unroll 4
+  UNROLL
   for (int i = 0; i < PRODUCT_VECTORS; i++)
     switch (type) {
       case TERMS_FLOAT: out[i] = vf_load(at + i * sizeof(vf)); break;
@@ -32,7 +45,7 @@ INLINE void load_terms(terms_type type, const uint8_t *at, vf out[PRODUCT_VECTOR
         out[i] = i % 2 ? pair.odd : pair.even;
         break;
       }
-      case TERMS_INT8: out[i] = __builtin_convertvector(*(const v_int8 *)(at + i * VL), vf);
+      case TERMS_INT8: out[i] = vf_load_int8(at + i * VL);
     }
 }
 
@@ -48,28 +61,28 @@ typedef struct {
 } product_args;
 
 INLINE void product_block(terms_type type, int rows, const product_args *p) {
-  vf sums[PRODUCT_ROWS][PRODUCT_VECTORS];
-#pragma GCC unroll 6
-  for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-    for (int i = 0; i < PRODUCT_VECTORS; i++)
-      sums[r][i] = p->add ? vf_load(p->out + r * p->out_stride + i * VL) : vf_splat(0);
+  vf sums[PRODUCT_ROWS][PRODUCT_VECTORS] = {0};
   const float *a = p->a;
   const uint8_t *b = p->b + p->begin * p->b_stride;
   for (int k = p->begin; k < p->end; k++, b += p->b_stride) {
     vf terms[PRODUCT_VECTORS];
     load_terms(type, b, terms);
-#pragma GCC unroll 6
+    UNROLL
     for (int r = 0; r < rows; r++) {
       vf factor = vf_splat(a[r * p->a_stride + k]);
-#pragma GCC unroll 4
+      UNROLL
       for (int i = 0; i < PRODUCT_VECTORS; i++) sums[r][i] = factor * terms[i] + sums[r][i];
     }
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-    for (int i = 0; i < PRODUCT_VECTORS; i++) vf_store(p->out + r * p->out_stride + i * VL, sums[r][i]);
+  UNROLL
+  for (int r = 0; r < rows; r++) {
+    float *out = p->out + r * p->out_stride;
+    UNROLL
+    for (int i = 0; i < PRODUCT_VECTORS; i++) {
+      if (p->add) sums[r][i] += vf_load(out + i * VL);
+      vf_store(out + i * VL, sums[r][i]);
+    }
+  }
 }
 
 /* Columns are one block; any number of rows. */
