@@ -8,7 +8,7 @@ import { ReferenceDevice } from '../device/reference.ts'
 import type { AttentionShape, LayerCache, Ops } from '../kernels/ops.ts'
 import type { GenerateEvent, GenerateRequest } from './engine.ts'
 import { LocalEngine, type LocalEngineOptions } from './local-engine.ts'
-import { collect, randomModel, smallConfig } from './testing.ts'
+import { collect, LateDevice, randomModel, smallConfig } from './testing.ts'
 
 const { vocabSize, numHiddenLayers } = smallConfig
 const randomTokens = (length: number, seed: number) => {
@@ -389,6 +389,28 @@ test('a timer of this thread can cancel a prefill of this thread', async () => {
   const { layersRun } = device
   await sleep(30)
   assert.equal(device.layersRun, layersRun)
+})
+
+test('a pass that runs elsewhere is given up within 100 ms, and the next request has its turn', async () => {
+  const begun: number[] = []
+  const device = new LateDevice(async op => {
+    await sleep(10) // half a second for the whole pass
+    if (op === 'embedding') begun.push(performance.now())
+  })
+  const model = await randomModel(smallConfig, { device })
+  const engine = new LocalEngine(model, { model: 'random', device: 'late', contextLength: 200 })
+  const controller = new AbortController()
+  const cancelled = collect(engine.generate({ tokens: randomTokens(50, 1) }, { signal: controller.signal }))
+  const outcome = assert.rejects(cancelled, { name: 'AbortError' })
+  await sleep(100)
+  assert.equal(begun.length, 1)
+  const next = collect(engine.generate({ tokens: [1], maxTokens: 1, ...greedy }))
+  const abortedAt = performance.now()
+  controller.abort()
+  await outcome
+  assert.equal((await next).length, 4)
+  const tookMs = begun[1] - abortedAt
+  assert.ok(tookMs < 100, `${tookMs} ms`)
 })
 
 test('leaving the iteration stops the work', async () => {
