@@ -228,18 +228,20 @@ int default_threads(const cores *c) {
   return allowed < 1 ? 1 : allowed;
 }
 
-void stay_on_core(const cores *c, int core) {
+/* Every size-th core: two threads that wake each other would otherwise be put on one core and wait there for each other,
+ * and with more cores than threads the system still chooses a free one. */
+void stay_on_share(const cores *c, int rank, int size) {
 #ifdef __linux__
   cpu_set_t *set = CPU_ALLOC(MAX_CPUS);
-  size_t size = CPU_ALLOC_SIZE(MAX_CPUS);
+  size_t bytes = CPU_ALLOC_SIZE(MAX_CPUS);
   if (set == NULL) return;
-  CPU_ZERO_S(size, set);
+  CPU_ZERO_S(bytes, set);
   for (int cpu = 0; cpu < MAX_CPUS; cpu++) {
-    if (c->core_of[cpu] == core) CPU_SET_S(cpu, size, set);
+    if (c->core_of[cpu] >= 0 && c->core_of[cpu] % size == rank) CPU_SET_S(cpu, bytes, set);
   }
-  sched_setaffinity(0, size, set);
+  sched_setaffinity(0, bytes, set);
   CPU_FREE(set);
 #else
-  (void)c, (void)core;
+  (void)c, (void)rank, (void)size;
 #endif
 }

@@ -18,7 +18,7 @@ void find_cores(const char *root, const bool *mask, cores *);
 bool affinity_mask(bool *mask);
 /* How many threads to run by default. */
 int default_threads(const cores *);
-/* Keeps the calling thread on one of these cores (no effect where the system cannot). */
-void stay_on_core(const cores *, int core);
+/* Keeps the calling thread, one of `size`, on its share of these cores (no effect where the system cannot). */
+void stay_on_share(const cores *, int rank, int size);
 
 #endif

@@ -84,9 +84,7 @@ static bool open_threads(device *d, int threads, bool pin) {
     find_cores("", mask, c);
     if (threads == 0) threads = default_threads(c);
     if (threads > MAX_THREADS) threads = MAX_THREADS;
-    /* Two processes that each take all cores share them evenly when their threads stay where they are; with fewer threads
-     * than cores both would crowd on the first. */
-    d->pinned = pin && can_pin && threads == c->num_cores && c->quota >= threads;
+    d->pinned = pin && can_pin && threads <= c->num_cores && threads <= c->quota;
     d->gang = gang_open(threads, d->pinned ? c : NULL, d->memory);
     opened = d->gang != NULL;
   }

@@ -301,14 +301,32 @@ void page_free(memory *m, slabs *all, cache_page *page) {
 
 /* ---- files */
 
+/*
+ * At a multiple of 2 MiB, with the wish for huge pages: file systems that cache files in large folios (Linux 6, ext4, xfs)
+ * then map them whole, and matrices are read as fast as from anonymous huge pages.
+ */
+static void *map_file(int fd, size_t bytes) {
+  size_t whole = round_up(bytes, huge_page), used = round_up(bytes, (size_t)sysconf(_SC_PAGESIZE));
+  uint8_t *place = map_aligned(whole, PROT_NONE, MAP_NORESERVE);
+  if (place != NULL && whole > used) munmap(place + used, whole - used);
+  void *data = mmap(place, bytes, PROT_READ, MAP_SHARED | (place != NULL ? MAP_FIXED : 0), fd, 0);
+  if (data == MAP_FAILED) {
+    if (place != NULL) munmap(place, used);
+    return NULL;
+  }
+#ifdef MADV_HUGEPAGE
+  madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
 static int map_descriptor(int fd, file_map *f) {
   struct stat status;
   if (fstat(fd, &status) != 0) return errno;
   if (!S_ISREG(status.st_mode)) return EINVAL;
   if (status.st_size == 0) return ENODATA;
-  void *data = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, fd, 0);
-  if (data == MAP_FAILED) return errno;
-  f->data = data;
+  f->data = map_file(fd, (size_t)status.st_size);
+  if (f->data == NULL) return errno;
   f->bytes = status.st_size;
   return 0;
 }

@@ -142,7 +142,7 @@ static void *live(void *argument) {
 #ifdef __linux__
   pthread_setname_np(pthread_self(), "tutti");
 #endif
-  if (g->pinned) stay_on_core(&g->where, m->team.rank);
+  if (g->pinned) stay_on_share(&g->where, m->team.rank, g->size);
   for (uint32_t turn = 0;; turn++) {
     event_wait(&g->turn, turn);
     if (g->quit) return NULL;

@@ -24,7 +24,7 @@ struct pass {
 
 typedef struct gang gang;
 
-/* NULL where the system gives no memory or no threads. `where`: the cores to stay on, one for each thread, or NULL. */
+/* NULL where the system gives no memory or no threads. `where`: the cores to deal out among the threads, or NULL. */
 gang *gang_open(int num_threads, const cores *where, memory *);
 int gang_size(const gang *);
 void gang_submit(gang *, pass *);
