@@ -175,7 +175,7 @@ test('a worker that cannot load rejects with the reason, and is ended', async ()
 })
 
 test('nano in its worker: a prefill is left within a layer, the caller is never stalled, its session goes on', async t => {
-  const engine = await WorkerEngine.start(startWorker({ path: locateModel('nano') }))
+  const engine = await WorkerEngine.start(startWorker({ path: locateModel('nano'), device: 'reference' }))
   const tokens = randomTokens(2000, 1)
 
   await t.test('while 2,000 tokens run, the event loop of the caller is at most 20 ms late (p99)', async () => {
