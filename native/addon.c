@@ -94,10 +94,12 @@ static char *get_string(napi_env env, napi_value v, const char *name, problem *p
 
 static bool get_field(napi_env env, napi_value object, const char *name, napi_value *out, problem *p) {
   if (!is_type(env, object, napi_object)) return refuse(p, PROBLEM_TYPE, "expected an object with %s", name);
-  return napi_get_named_property(env, object, name, out) == napi_ok || refuse(p, PROBLEM_TYPE, "%s cannot be read", name);
+  if (napi_get_named_property(env, object, name, out) == napi_ok) return true;
+  return refuse(p, PROBLEM_TYPE, "%s cannot be read", name);
 }
 
-static bool get_integer_field(napi_env env, napi_value object, const char *name, int64_t least, int64_t *out, problem *p) {
+static bool get_integer_field(napi_env env, napi_value object, const char *name, int64_t least, int64_t *out,
+                              problem *p) {
   napi_value v;
   return get_field(env, object, name, &v, p) && get_integer(env, v, name, least, out, p);
 }
@@ -230,7 +232,8 @@ static napi_value result_of(napi_env env, const waiter *w, const task *t) {
   return array != NULL ? array : undefined(env);
 }
 
-/* Settles the promise of the oldest pass. Where JavaScript is being terminated the calls fail, and nobody is left to hear. */
+/* Settles the promise of the oldest pass. Where JavaScript is being terminated the calls fail, and nobody is left to
+ * hear. */
 static void settle_first(napi_env env, device *d) {
   task *t = d->first;
   waiter *w = t->note;
@@ -336,7 +339,8 @@ static bool get_open_options(napi_env env, napi_value v, const kernels **k, int6
     return false;
   }
   if (*threads > MAX_THREADS) {
-    return refuse(p, PROBLEM_RANGE, "threads is %lld, expected 1 to %d, or 0 for all", (long long)*threads, MAX_THREADS);
+    return refuse(p, PROBLEM_RANGE, "threads is %lld, expected 1 to %d, or 0 for all", (long long)*threads,
+                  MAX_THREADS);
   }
   char *name = get_string(env, level, "level", p);
   *k = name != NULL ? find_level(name, p) : NULL;
@@ -347,7 +351,8 @@ static bool get_open_options(napi_env env, napi_value v, const kernels **k, int6
 static bool create_wake(napi_env env, owner *o) {
   napi_value name;
   if (napi_create_string_utf8(env, "tutti", NAPI_AUTO_LENGTH, &name) != napi_ok ||
-      napi_create_threadsafe_function(env, NULL, NULL, name, 0, 1, NULL, on_wake_finalized, o, on_wake, &o->wake) != napi_ok) {
+      napi_create_threadsafe_function(env, NULL, NULL, name, 0, 1, NULL, on_wake_finalized, o, on_wake, &o->wake) !=
+          napi_ok) {
     return false;
   }
   o->holders++;
@@ -568,7 +573,8 @@ static double *get_words(napi_env env, napi_value v, size_t *count, problem *p) 
   void *data;
   bool typed = false;
   napi_is_typedarray(env, v, &typed);
-  if (!typed || napi_get_typedarray_info(env, v, &type, count, &data, NULL, NULL) != napi_ok || type != napi_float64_array) {
+  if (!typed || napi_get_typedarray_info(env, v, &type, count, &data, NULL, NULL) != napi_ok ||
+      type != napi_float64_array) {
     refuse(p, PROBLEM_TYPE, "the program is no Float64Array");
     return NULL;
   }

@@ -78,7 +78,8 @@ static double quota_v1(const char *root, const char *folder) {
 }
 
 /* The least quota of a group and of those around it, up to where the hierarchy is mounted. */
-static double least_quota(const char *root, const char *mount, const char *group, double (*quota)(const char *, const char *)) {
+static double least_quota(const char *root, const char *mount, const char *group,
+                          double (*quota)(const char *, const char *)) {
   char folder[PATH_LENGTH];
   if (snprintf(folder, sizeof folder, "%s%s", mount, strcmp(group, "/") == 0 ? "" : group) >= (int)sizeof folder) {
     return quota(root, mount);
@@ -120,7 +121,8 @@ static bool find_group(const char *root, bool v2, char *group, size_t size) {
   return found;
 }
 
-/* A line of mountinfo: number, parent, device, root, mount point, options, …, "-", type, source, options of the type. */
+/* A line of mountinfo: number, parent, device, root, mount point, options, …, "-", type, source, options of the
+ * type. */
 static double quota_of(const char *root, bool v2) {
   char group[PATH_LENGTH], path[PATH_LENGTH], line[PATH_LENGTH];
   if (!find_group(root, v2, group, sizeof group)) return INFINITY;
@@ -165,8 +167,9 @@ static void keep_fast(const char *root, bool *set, const char *figure, double sh
   keep(set, fast);
 }
 
-/* Threads that wait for each other run at the pace of the slowest core. Arm's efficient cores have less than half of the
- * largest capacity; elsewhere they are told by their clock, of which favoured cores have some percent more than their like. */
+/* Threads that wait for each other run at the pace of the slowest core. Arm's efficient cores have less than half of
+ * the largest capacity; elsewhere they are told by their clock, of which favoured cores have some percent more than
+ * their like. */
 static void keep_performance_cores(const char *root, bool *set) {
   bool intel[MAX_CPUS];
   if (read_cpu_list(root, "/sys/devices/cpu_core/cpus", intel)) {
@@ -221,15 +224,15 @@ bool affinity_mask(bool *mask) {
 #endif
 }
 
-/* A fraction of a processor is left to the rest of the process: threads that overdraw the quota are all halted together,
- * for tens of milliseconds. */
+/* A fraction of a processor is left to the rest of the process: threads that overdraw the quota are all halted
+ * together, for tens of milliseconds. */
 int default_threads(const cores *c) {
   int allowed = c->quota < c->num_cores ? (int)c->quota : c->num_cores;
   return allowed < 1 ? 1 : allowed;
 }
 
-/* Every size-th core: two threads that wake each other would otherwise be put on one core and wait there for each other,
- * and with more cores than threads the system still chooses a free one. */
+/* Every size-th core: two threads that wake each other would otherwise be put on one core and wait there for each
+ * other, and with more cores than threads the system still chooses a free one. */
 void stay_on_share(const cores *c, int rank, int size) {
 #ifdef __linux__
   cpu_set_t *set = CPU_ALLOC(MAX_CPUS);

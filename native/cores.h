@@ -1,4 +1,5 @@
-/* Which cores this process may compute on: its affinity mask, the quota of its control groups, and the fast cores of both. */
+/* Which cores this process may compute on: its affinity mask, the quota of its control groups, and the fast cores of
+ * both. */
 #ifndef TUTTI_CORES_H
 #define TUTTI_CORES_H
 #include <stdbool.h>

@@ -181,7 +181,8 @@ bool device_map(device *d, const char *path, int64_t *map, int64_t *length, prob
 /* Where the bytes lie, copied if they have to be; `length` is what the shape needs. */
 static const uint8_t *place(device *d, weight *w, int number, bytes b, int64_t length, bool aligned, problem *p) {
   if (b.length != length) {
-    refuse(p, PROBLEM_RANGE, "part %d has %lld bytes, and its shape needs %lld", number, (long long)b.length, (long long)length);
+    refuse(p, PROBLEM_RANGE, "part %d has %lld bytes, and its shape needs %lld", number, (long long)b.length,
+           (long long)length);
     return NULL;
   }
   const uint8_t *data = b.data;
@@ -240,9 +241,8 @@ bool device_matrix(device *d, number_type type, int num_parts, const int64_t *ro
 
 bool device_mxfp4(device *d, int64_t experts, int64_t rows, int64_t cols, bytes blocks, bytes scales, int64_t *id,
                   problem *p) {
-  if (!check_dimension("experts", experts, p) || !check_dimension("rows", rows, p) || !check_dimension("cols", cols, p)) {
-    return false;
-  }
+  bool sized = check_dimension("experts", experts, p) && check_dimension("rows", rows, p);
+  if (!sized || !check_dimension("cols", cols, p)) return false;
   if (cols % 32 != 0) return refuse(p, PROBLEM_RANGE, "cols is %lld, no multiple of 32", (long long)cols);
   int64_t num_blocks;
   if (__builtin_mul_overflow(experts * rows, cols / 32, &num_blocks) || num_blocks > INT64_MAX / 32) {
@@ -270,7 +270,9 @@ bool device_release(device *d, int64_t id, problem *p) {
 /* ---- cache pages */
 
 bool device_page_bytes(device *d, int64_t cache, int64_t num_kv_heads, int64_t head_dim, int64_t *size, problem *p) {
-  if (cache != CACHE_BF16 && cache != CACHE_Q8) return refuse(p, PROBLEM_RANGE, "there is no cache type %lld", (long long)cache);
+  if (cache != CACHE_BF16 && cache != CACHE_Q8) {
+    return refuse(p, PROBLEM_RANGE, "there is no cache type %lld", (long long)cache);
+  }
   if (num_kv_heads < 1 || num_kv_heads > 4096 || head_dim < 1 || head_dim > 4096) {
     return refuse(p, PROBLEM_RANGE, "%lld key/value heads of %lld numbers, expected 1 to 4096 of each",
                   (long long)num_kv_heads, (long long)head_dim);
@@ -469,8 +471,8 @@ typedef struct populate_task {
   int64_t begin, length;
 } populate_task;
 
-/* Neighbouring slices are in hand at the same time, and the system is told of those to come, so the file is read from its
- * beginning to its end. */
+/* Neighbouring slices are in hand at the same time, and the system is told of those to come, so the file is read
+ * from its beginning to its end. */
 static void run_populate(pass *p, team *t) {
   populate_task *task = (populate_task *)p;
   int64_t slice = FIRST_SLICE_BYTES, count = (task->length + slice - 1) / slice;

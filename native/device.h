@@ -1,7 +1,7 @@
 /*
- * A device: threads, matrices, cache pages, mapped files, an arena, and passes over them. Nothing here knows JavaScript.
- * All functions are for the one thread that opened the device; only the passes run elsewhere. Whatever a pass in flight
- * uses is kept until it has ended, even when it is given back before.
+ * A device: threads, matrices, cache pages, mapped files, an arena, and passes over them. Nothing here knows
+ * JavaScript. All functions are for the one thread that opened the device; only the passes run elsewhere. Whatever a
+ * pass in flight uses is kept until it has ended, even when it is given back before.
  */
 #ifndef TUTTI_DEVICE_H
 #define TUTTI_DEVICE_H
@@ -73,9 +73,10 @@ bool device_map(device *, const char *path, int64_t *map, int64_t *length, probl
 /* Bytes of a map, or (map −1) bytes to be copied. */
 typedef struct bytes { int64_t map, begin, length; const uint8_t *data; } bytes;
 
-bool device_matrix(device *, number_type, int num_parts, const int64_t *rows, int64_t cols, const bytes *parts, int64_t *id,
-                   problem *);
-bool device_mxfp4(device *, int64_t experts, int64_t rows, int64_t cols, bytes blocks, bytes scales, int64_t *id, problem *);
+bool device_matrix(device *, number_type, int num_parts, const int64_t *rows, int64_t cols, const bytes *parts,
+                   int64_t *id, problem *);
+bool device_mxfp4(device *, int64_t experts, int64_t rows, int64_t cols, bytes blocks, bytes scales, int64_t *id,
+                  problem *);
 bool device_release(device *, int64_t id, problem *);
 
 bool device_page_bytes(device *, int64_t cache, int64_t num_kv_heads, int64_t head_dim, int64_t *bytes, problem *);

@@ -1,6 +1,6 @@
 /*
- * A number that threads wait for to change. They spin for a moment, because most waits are shorter than a system call, and
- * then sleep, so that whoever waits for long uses no core that another could use.
+ * A number that threads wait for to change. They spin for a moment, because most waits are shorter than a system call,
+ * and then sleep, so that whoever waits for long uses no core that another could use.
  */
 #ifndef TUTTI_EVENT_H
 #define TUTTI_EVENT_H

@@ -14,8 +14,8 @@
 #include <sys/sysctl.h>
 #endif
 
-extern const kernels kernels_baseline, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16, kernels_amx, kernels_neon,
-    kernels_neon_i8mm;
+extern const kernels kernels_baseline, kernels_avx2, kernels_avx512_vnni, kernels_avx512_bf16, kernels_amx,
+    kernels_neon, kernels_neon_i8mm;
 
 typedef struct cpu {
   bool avx2, vnni, bf16, amx; /* each with what its kernels are compiled with, and the system keeping the registers */
@@ -42,7 +42,8 @@ static unsigned kept_registers(void) {
   return low;
 }
 
-/* Linux gives a process the tiles' 8 KiB of state only when it asks; a sandbox may refuse. Asking again does no harm. */
+/* Linux gives a process the tiles' 8 KiB of state only when it asks; a sandbox may refuse. Asking again does no
+ * harm. */
 static bool may_use_tiles(void) {
 #if defined __linux__ && defined SYS_arch_prctl
   enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };

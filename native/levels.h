@@ -1,4 +1,5 @@
-/* Instruction sets. scripts/build-native.ts compiles the kernels once for each and says which it has: TUTTI_HAS_avx2, … */
+/* Instruction sets. scripts/build-native.ts compiles the kernels once for each and says which it has:
+ * TUTTI_HAS_avx2, … */
 #ifndef TUTTI_LEVELS_H
 #define TUTTI_LEVELS_H
 #include "../src/kernels/cpu.h"

@@ -116,8 +116,8 @@ static void *map_anonymous(void *at, size_t bytes, int protection, int flags) {
 }
 
 /*
- * Explicit huge pages, at an address of the caller's or anywhere. They are touched at once: a control group may have fewer
- * than the system promised, which a later first touch would pay with SIGBUS.
+ * Explicit huge pages, at an address of the caller's or anywhere. They are touched at once: a control group may have
+ * fewer than the system promised, which a later first touch would pay with SIGBUS.
  */
 static uint8_t *map_explicit(void *at, size_t bytes) {
 #ifdef MAP_HUGETLB
@@ -302,8 +302,8 @@ void page_free(memory *m, slabs *all, cache_page *page) {
 /* ---- files */
 
 /*
- * At a multiple of 2 MiB, with the wish for huge pages: file systems that cache files in large folios (Linux 6, ext4, xfs)
- * then map them whole, and matrices are read as fast as from anonymous huge pages.
+ * At a multiple of 2 MiB, with the wish for huge pages: file systems that cache files in large folios (Linux 6, ext4,
+ * xfs) then map them whole, and matrices are read as fast as from anonymous huge pages.
  */
 static void *map_file(int fd, size_t bytes) {
   size_t whole = round_up(bytes, huge_page), used = round_up(bytes, (size_t)sysconf(_SC_PAGESIZE));

@@ -1,4 +1,5 @@
-/* Memory of a device: large blocks in huge pages where the system gives them, an arena, cache pages, and mapped files. */
+/* Memory of a device: large blocks in huge pages where the system gives them, an arena, cache pages, and mapped
+ * files. */
 #ifndef TUTTI_MEMORY_H
 #define TUTTI_MEMORY_H
 #include <stdbool.h>
@@ -52,8 +53,8 @@ typedef struct file_map { char *path; const uint8_t *data; int64_t bytes; } file
 /* 0, or errno; EINVAL: no regular file, ENODATA: empty. */
 int file_map_open(const char *path, file_map *);
 void file_map_close(file_map *);
-/* Brings a part of a mapping into memory and this process's page tables, and has the `ahead` bytes after it read meanwhile.
- * False: the file cannot be read. */
+/* Brings a part of a mapping into memory and this process's page tables, and has the `ahead` bytes after it read
+ * meanwhile. False: the file cannot be read. */
 bool file_map_populate(const file_map *, int64_t begin, int64_t length, int64_t ahead);
 
 #endif

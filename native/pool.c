@@ -59,8 +59,8 @@ static bool arrive(gang *g) {
   return false;
 }
 
-/* Whether to go on is decided here, by one thread for all: each reads the same answer after the same barrier, so none is
- * left waiting in one that others passed. */
+/* Whether to go on is decided here, by one thread for all: each reads the same answer after the same barrier, so
+ * none is left waiting in one that others passed. */
 static void release(gang *g) {
   if (atomic_load(&g->current->stop) || atomic_load(&g->failed)) g->leaving = true;
   atomic_store_explicit(&g->arrived, 0, memory_order_relaxed);

@@ -1,6 +1,7 @@
 /*
- * The threads of a device. A pass is one piece of work that all of them run together, each from its first line to its last;
- * passes run one after the other, in the order of their submission. What a running pass may use is in src/kernels/cpu.h.
+ * The threads of a device. A pass is one piece of work that all of them run together, each from its first line to its
+ * last; passes run one after the other, in the order of their submission. What a running pass may use is in
+ * src/kernels/cpu.h.
  */
 #ifndef TUTTI_POOL_H
 #define TUTTI_POOL_H
@@ -30,7 +31,8 @@ int gang_size(const gang *);
 void gang_submit(gang *, pass *);
 /* From any thread: the pass ends as soon as its threads look up, or right after it begins. */
 static inline void gang_stop(pass *p) { atomic_store(&p->stop, true); }
-/* Stops the running pass, waits for the threads and frees them. Passes not begun are left to the caller, `done` uncalled. */
+/* Stops the running pass, waits for the threads and frees them. Passes not begun are left to the caller, `done`
+ * uncalled. */
 void gang_close(gang *);
 
 /* Ends an operation inside a pass: a barrier after which team_shared's memory belongs to the next. False: return. */

@@ -7,7 +7,8 @@
 /* src/device/cpu-opcodes.ts has the same list, with the operands of each. */
 typedef enum { EMBEDDING = 1, RMS_NORM, LINEAR, ROPE, ATTENTION, TOP_K, EXPERTS, ADD, ROWS } opcode;
 
-static const char *const names[] = {"", "embedding", "rmsNorm", "linear", "rope", "attention", "topK", "experts", "add", "rows"};
+static const char *const names[] = {"",          "embedding", "rmsNorm", "linear", "rope",
+                                    "attention", "topK",      "experts", "add",    "rows"};
 
 typedef struct op {
   opcode code;
@@ -180,8 +181,8 @@ static int64_t offset(reader *r, const char *name) {
 static float *activation(reader *r, const char *name, int64_t at, int64_t rows, int64_t width) {
   int64_t size = rows * width * (int64_t)sizeof(float);
   if (size > r->arena_bytes - at) {
-    wrong(r, "%s [%lld, %lld] at byte %lld reaches outside the arena of %lld bytes", name, (long long)rows, (long long)width,
-          (long long)at, (long long)r->arena_bytes);
+    wrong(r, "%s [%lld, %lld] at byte %lld reaches outside the arena of %lld bytes", name, (long long)rows,
+          (long long)width, (long long)at, (long long)r->arena_bytes);
   }
   return r->failed ? NULL : (float *)(void *)(r->device->arena.data + at);
 }
@@ -210,8 +211,8 @@ static const matrix *weight_operand(reader *r, const char *name, bool optional) 
 
 static void expect_shape(reader *r, const char *name, const matrix *m, int64_t experts, int64_t rows, int64_t cols) {
   if (r->failed || (m->experts == experts && m->rows == rows && m->cols == cols)) return;
-  wrong(r, "%s has shape [%lld, %lld, %lld], expected [%lld, %lld, %lld]", name, (long long)m->experts, (long long)m->rows,
-        (long long)m->cols, (long long)experts, (long long)rows, (long long)cols);
+  wrong(r, "%s has shape [%lld, %lld, %lld], expected [%lld, %lld, %lld]", name, (long long)m->experts,
+        (long long)m->rows, (long long)m->cols, (long long)experts, (long long)rows, (long long)cols);
 }
 
 static void expect_type(reader *r, const char *name, const matrix *m, unsigned types) {
@@ -343,7 +344,8 @@ static bool read_attention(reader *r, attention_args *a) {
   piece *pieces = take_array(r, "piece", a->num_pieces, PIECE_WORDS, sizeof *pieces);
   for (int64_t i = 0; i < a->num_pieces && !r->failed; i++) read_piece(r, &pieces[i], a->tokens, page_bytes);
   a->pieces = pieces;
-  int64_t out_width = (int64_t)a->num_heads * a->head_dim, width = out_width + 2 * (int64_t)a->num_kv_heads * a->head_dim;
+  int64_t out_width = (int64_t)a->num_heads * a->head_dim;
+  int64_t width = out_width + 2 * (int64_t)a->num_kv_heads * a->head_dim;
   a->qkv = activation(r, "qkv", qkv, a->tokens, width);
   a->out = activation(r, "out", out, a->tokens, out_width);
   apart(r, a->out, a->tokens * out_width, a->qkv, a->tokens * width);
@@ -473,11 +475,12 @@ static bool read_program(reader *r) {
 
 static bool check_arena(device *d, int64_t arena_bytes, int64_t at, int64_t length, problem *p) {
   if (arena_bytes < 0 || arena_bytes > (int64_t)d->arena.reserved) {
-    return refuse(p, PROBLEM_RANGE, "an arena of %lld bytes, and at most %lld are possible here", (long long)arena_bytes,
-                  (long long)d->arena.reserved);
+    return refuse(p, PROBLEM_RANGE, "an arena of %lld bytes, and at most %lld are possible here",
+                  (long long)arena_bytes, (long long)d->arena.reserved);
   }
   if (at < 0 || at % 4 != 0 || length < 0 || at > arena_bytes || length > (arena_bytes - at) / 4) {
-    return refuse(p, PROBLEM_RANGE, "a result of %lld float32 at byte %lld lies outside the arena of %lld bytes, or across a number",
+    return refuse(p, PROBLEM_RANGE,
+                  "a result of %lld float32 at byte %lld lies outside the arena of %lld bytes, or across a number",
                   (long long)length, (long long)at, (long long)arena_bytes);
   }
   return true;

@@ -4,8 +4,8 @@
 #include "device.h"
 
 /*
- * Checks and decodes a program once, so that the threads only run it; the words are not needed afterwards. Grows the arena.
- * A whole pass copies `result_length` float32 at `result_offset` of the arena to where task_set_result says.
+ * Checks and decodes a program once, so that the threads only run it; the words are not needed afterwards. Grows the
+ * arena. A whole pass copies `result_length` float32 at `result_offset` of the arena to where task_set_result says.
  */
 task *device_program(device *, const double *words, size_t num_words, int64_t arena_bytes, int64_t result_offset,
                      int64_t result_length, problem *);

@@ -1,7 +1,7 @@
 /**
- * Builds the CPU device's addon, native/build/<platform>-<arch>/tutti.node: the kernels once per instruction set, and the
- * runtime. Runs in `prepare`, skips what is unchanged. Without a C compiler, or where it fails, it says so and ends well:
- * everything else works on the reference device.
+ * Builds the CPU device's addon, native/build/<platform>-<arch>/tutti.node: the kernels once per instruction set, and
+ * the runtime. Runs in `prepare`, skips what is unchanged. Without a C compiler, or where it fails, it says so and ends
+ * well: everything else works on the reference device.
  *
  *   node --conditions=tutti-source scripts/build-native.ts [--check-target aarch64]
  *
@@ -78,7 +78,7 @@ export async function buildNative(): Promise<void> {
       writeFileSync(stamp, hash)
     } else {
       writeFileSync(log, failure)
-      rmSync(join(folder, 'tutti.node'), { force: true }) // made from other sources, whose words may mean something else
+      rmSync(join(folder, 'tutti.node'), { force: true }) // of other sources: its words may mean something else
       console.error(
         `the kernels do not compile with "${compiler.join(' ')}" (its messages are in ${relative(root, log)}): tutti ` +
           `will compute on its slow reference device. Install GCC 12 or Clang 14 or newer (${cure}), or name one in CC, ` +

@@ -1,6 +1,6 @@
 /*
- * The native runtime without Node, for sanitizers: threads, memory and programs under storms and hostile words. Its kernels
- * do no mathematics; they touch every byte that the contract (src/kernels/cpu.h) lets a kernel touch.
+ * The native runtime without Node, for sanitizers: threads, memory and programs under storms and hostile words. Its
+ * kernels do no mathematics; they touch every byte that the contract (src/kernels/cpu.h) lets a kernel touch.
  *
  *   runtime-harness SEED SCALE FOLDER     FOLDER is empty and is filled with made-up descriptions of machines
  */
@@ -134,7 +134,8 @@ static void test_stops(int scale) {
       wait_for(next);
       CHECK(atomic_load(&stopped->over), "the second pass ended before the first");
       for (int i = 0; i < threads; i++) {
-        CHECK(stopped->reached[i] == stopped->reached[0], "threads left after rounds %d and %d", stopped->reached[0], stopped->reached[i]);
+        CHECK(stopped->reached[i] == stopped->reached[0], "threads left after rounds %d and %d", stopped->reached[0],
+              stopped->reached[i]);
       }
       CHECK(next->pass.outcome == PASS_DONE && next->reached[0] == 2, "%d", next->pass.outcome);
       free(stopped);
@@ -180,7 +181,8 @@ static void test_slabs(int scale) {
       marks[i] = (uint8_t)chance(256);
       memset(pages[i].data, marks[i], pages[i].bytes);
     } else {
-      CHECK(pages[i].data[0] == marks[i] && pages[i].data[pages[i].bytes - 1] == marks[i], "page %d was overwritten", i);
+      uint8_t first = pages[i].data[0], last = pages[i].data[pages[i].bytes - 1];
+      CHECK(first == marks[i] && last == marks[i], "page %d was overwritten", i);
       page_free(m, &all, &pages[i]);
     }
   }
@@ -221,7 +223,8 @@ static void read_matrix(const matrix *m) {
   } else if (m->type == TYPE_Q8) {
     read_bytes(m->parts[0].data, q8_bytes(m->rows, m->cols));
   } else {
-    for (int i = 0; i < m->num_parts; i++) read_bytes(m->parts[i].data, m->parts[i].rows * m->cols * (m->type == TYPE_F32 ? 4 : 2));
+    int64_t row_bytes = m->cols * (m->type == TYPE_F32 ? 4 : 2);
+    for (int i = 0; i < m->num_parts; i++) read_bytes(m->parts[i].data, m->parts[i].rows * row_bytes);
   }
 }
 
@@ -304,15 +307,15 @@ TOUCH(attention, {
 })
 
 static uint64_t read_memory(const uint8_t *data, int64_t bytes, team *t) {
-  for (int64_t i; (i = team_next(t, (bytes + 65535) / 65536)) >= 0;) read_bytes(data + i * 65536, bytes - i * 65536 < 65536 ? bytes - i * 65536 : 65536);
+  if (team_next(t, 1) == 0) read_bytes(data, bytes);
   return 0;
 }
 
 static void nothing(void) {}
 
 static const kernels touching = {
-  "touching", embedding, rms_norm, linear, rope, attention, top_k, experts, add, rows, quantize, read_memory, nothing, nothing,
-  cache_page_bytes,
+  "touching", embedding, rms_norm, linear, rope, attention, top_k, experts, add, rows, quantize, read_memory,
+  nothing, nothing, cache_page_bytes,
 };
 
 /* ---- programs */
@@ -331,9 +334,12 @@ static void settle(device *d, hearing *h, int count) {
   atomic_store(&h->ended, 0);
 }
 
-enum { WIDTH = 64, INNER = 32, EXPERTS = 4, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, QKV = (HEADS + 2 * KV_HEADS) * HEAD_DIM };
+enum { WIDTH = 64, INNER = 32, EXPERTS = 4, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16 };
+enum { QKV = (HEADS + 2 * KV_HEADS) * HEAD_DIM };
 
-typedef struct model { int64_t table, norm, qkv, bias, sinks, gate_up, down, gate_up_bias, down_bias, q8, pages[3]; } model;
+typedef struct model {
+  int64_t table, norm, qkv, bias, sinks, gate_up, down, gate_up_bias, down_bias, q8, pages[3];
+} model;
 
 static int64_t matrix_of(device *d, number_type type, int64_t rows, int64_t cols) {
   problem p;
@@ -348,7 +354,8 @@ static int64_t mxfp4_of(device *d, int64_t rows, int64_t cols) {
   problem p;
   int64_t id, blocks = EXPERTS * rows * cols / 32;
   uint8_t *data = calloc(16, (size_t)blocks);
-  CHECK(device_mxfp4(d, EXPERTS, rows, cols, (bytes){-1, 0, blocks * 16, data}, (bytes){-1, 0, blocks, data}, &id, &p), "%s", p.text);
+  bytes codes = {-1, 0, blocks * 16, data}, scales = {-1, 0, blocks, data};
+  CHECK(device_mxfp4(d, EXPERTS, rows, cols, codes, scales, &id, &p), "%s", p.text);
   free(data);
   return id;
 }
@@ -358,7 +365,8 @@ static model make_model(device *d, hearing *h) {
   model m = {
     .table = matrix_of(d, TYPE_BF16, 50, WIDTH), .norm = matrix_of(d, TYPE_F32, 1, WIDTH),
     .qkv = matrix_of(d, TYPE_BF16, QKV, WIDTH), .bias = matrix_of(d, TYPE_F32, 1, QKV),
-    .sinks = matrix_of(d, TYPE_F32, 1, HEADS), .gate_up = mxfp4_of(d, 2 * INNER, WIDTH), .down = mxfp4_of(d, WIDTH, INNER),
+    .sinks = matrix_of(d, TYPE_F32, 1, HEADS),
+    .gate_up = mxfp4_of(d, 2 * INNER, WIDTH), .down = mxfp4_of(d, WIDTH, INNER),
     .gate_up_bias = matrix_of(d, TYPE_BF16, EXPERTS, 2 * INNER), .down_bias = matrix_of(d, TYPE_F32, EXPERTS, WIDTH),
   };
   task *t = device_quantize(d, m.qkv, &p);
@@ -402,8 +410,8 @@ static size_t whole_program(const model *m, double *w) {
 }
 
 static double hostile_word(void) {
-  static const double words[] = {0, 1, -1, 2, 63, 64, 65, 4096, 1e9, 2147483647, 2147483648.0, 4294967296.0, 9007199254740992.0,
-                                 1e300, -1e300, .5, 1.0 / 0.0, -1.0 / 0.0, 0.0 / 0.0};
+  static const double words[] = {0, 1, -1, 2, 63, 64, 65, 4096, 1e9, 2147483647, 2147483648.0, 4294967296.0,
+                                 9007199254740992.0, 1e300, -1e300, .5, 1.0 / 0.0, -1.0 / 0.0, 0.0 / 0.0};
   uint32_t i = chance(sizeof words / sizeof words[0] + 8);
   return i < sizeof words / sizeof words[0] ? words[i] : (double)chance(200);
 }
@@ -431,7 +439,8 @@ static void test_programs(int scale) {
       for (uint32_t k = chance(3); k < 3; k++) bad[chance((uint32_t)n)] = hostile_word();
       if (chance(8) == 0) length = chance((uint32_t)n);
     }
-    int64_t arena = i > 0 && chance(4) == 0 ? (int64_t)chance(2 * ARENA) : ARENA, at = chance(2) ? 7 * 4096 : 4 * (int64_t)chance(ARENA);
+    int64_t arena = i > 0 && chance(4) == 0 ? (int64_t)chance(2 * ARENA) : ARENA;
+    int64_t at = chance(2) ? 7 * 4096 : 4 * (int64_t)chance(ARENA);
     task *t = device_program(d, bad, length, arena, i == 0 ? 0 : at, (int64_t)chance(64), &p);
     CHECK(i > 0 || t != NULL, "a good program is refused: %s", p.text);
     if (t == NULL) continue;
@@ -490,7 +499,8 @@ static void write_file(const char *folder, const char *path, const char *text) {
   fclose(file);
 }
 
-static void expect_machine(const char *name, const char *folder, int num_cpus, int num_cores, double quota, int threads) {
+static void expect_machine(const char *name, const char *folder, int num_cpus, int num_cores, double quota,
+                           int threads) {
   static bool mask[MAX_CPUS];
   static cores c;
   memset(mask, 0, sizeof mask);
@@ -545,7 +555,8 @@ static void test_machines(const char *folder) {
 
   at = machine(folder, "v1");
   write_file(at, "/proc/self/cgroup", "4:cpu,cpuacct:/docker/x\n0::/\n");
-  write_file(at, "/proc/self/mountinfo", "31 1 0:27 /docker/x /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n");
+  write_file(at, "/proc/self/mountinfo",
+             "31 1 0:27 /docker/x /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n");
   write_file(at, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "200000\n");
   write_file(at, "/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n");
   expect_machine("a container", at, 8, 8, 2, 2);
