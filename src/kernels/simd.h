@@ -125,33 +125,35 @@ INLINE vf_pair vf_load_bf16_pair(const void *at) {
   return (vf_pair){(vf)(words << 16), (vf)(words & 0xffff0000u)};
 }
 
-/* ---- exponentials: relative error below 3e-7, exact at 0; results below 2^-126 are 0; what is not a number stays so */
+/* ---- exponentials: relative error below 3e-7, exact at 0; below 2^-126.5 they are 0; what is not a number stays so */
 
-/* 2^(n + f) for whole n in the low bits of `shifted`, as rounding by 1.5 · 2^23 leaves them, and |f| ≤ 1/2. */
+/* A number plus this is rounded to a whole n; the low bits of the sum are then n + 127, a float's exponent. */
+#define EXP2_ROUND 12583039.0f
+
+/* 2^(n + f) for |f| ≤ 1/2 and `shifted` = n + EXP2_ROUND. For n = −127 that is 0. */
 INLINE vf vf_scaled_exp2(vf f, vf shifted) {
   vf p = f * 0x1.5bb9e2p-10f + 0x1.3ceab6p-7f; /* minimax for the relative error: 9e-8 */
   p = p * f + 0x1.c6b754p-5f;
   p = p * f + 0x1.ebf9bcp-3f;
   p = p * f + 0x1.62e42ap-1f;
   p = p * f + 1.0f;
-  return p * (vf)(((vi)shifted << 23) + 0x3f800000);
+  return p * (vf)((vi)shifted << 23);
 }
 
 /* 2^x for x ≤ 127. */
 INLINE vf vf_exp2(vf x) {
-  const float round = 12582912;
-  vf y = vf_max(vf_splat(-126), x);
-  vf shifted = y + round;
-  return (vf)((vi)vf_scaled_exp2(y - (shifted - round), shifted) & ~(vi)(x < -126.0f));
+  vf y = vf_max(vf_splat(-127), x);
+  vf shifted = y + EXP2_ROUND;
+  return vf_scaled_exp2(y - (shifted - EXP2_ROUND), shifted);
 }
 
 /* e^x; above e^88 that. ln 2 is taken off in two parts, the first short enough that its products are exact. */
 INLINE vf vf_exp(vf x) {
-  const float round = 12582912, log2e = 0x1.715476p+0f, ln2 = 0x1.62e4p-1f, ln2_rest = 0x1.7f7d1cp-20f;
-  vf y = vf_max(vf_splat(-87.25f), vf_min(vf_splat(88), x));
-  vf shifted = y * log2e + round, n = shifted - round;
+  const float log2e = 0x1.715476p+0f, ln2 = 0x1.62e4p-1f, ln2_rest = 0x1.7f7d1cp-20f;
+  vf y = vf_max(vf_splat(-88), vf_min(vf_splat(88), x));
+  vf shifted = y * log2e + EXP2_ROUND, n = shifted - EXP2_ROUND;
   vf rest = (y - n * ln2) - n * ln2_rest;
-  return (vf)((vi)vf_scaled_exp2(rest * log2e, shifted) & ~(vi)(x < -87.25f));
+  return vf_scaled_exp2(rest * log2e, shifted);
 }
 
 /* 1 / (1 + e^-x) */

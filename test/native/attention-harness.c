@@ -558,12 +558,12 @@ static void run_read(const void *args, team *team) {
   }
 }
 
-/* The best turn's seconds, of the busier thread. */
+/* The best turn's seconds, of all threads together by their number: shares are dealt, so who is disturbed does less. */
 static double best(const timed *t, void (*run)(const void *, team *), int threads) {
   double least_seconds = INFINITY;
   on_team(threads, run, t);
   for (int i = 0; i < TURNS; i++)
-    least_seconds = fmin(least_seconds, fmax(t->seconds[i][0], threads > 1 ? t->seconds[i][1] : 0));
+    least_seconds = fmin(least_seconds, threads > 1 ? (t->seconds[i][0] + t->seconds[i][1]) / 2 : t->seconds[i][0]);
   return least_seconds;
 }
 

@@ -110,7 +110,8 @@ typedef struct {
   int64_t position;
   int begin, end, first_column, end_column;
   uint8_t *keys, *values; /* one head's, in the cache */
-  const uint8_t *ahead;   /* what will be read next */
+  const uint8_t *ahead;   /* what will be read next, prefetched evenly by all products of the run */
+  int64_t ahead_step, ahead_column; /* bytes a term and block of rows, and a term and column block */
 } run;
 
 static void copy_queries(const tile *t, int first_head, int64_t token) {
@@ -127,20 +128,16 @@ static void copy_queries(const tile *t, int first_head, int64_t token) {
     }
 }
 
-/* What lies ahead is asked for in as many parts as a run has blocks of work, so that memory never rests. */
-static void prefetch_part(const uint8_t *ahead, int64_t bytes, int part, int parts) {
-  if (!ahead) return;
-  const uint8_t *end = ahead + bytes * (part + 1) / parts;
-  for (const uint8_t *at = ahead + bytes * part / parts; at < end; at += 64) __builtin_prefetch(at, 0, 2);
-}
-
 /* Scores of `queries` with the run's columns, as the cache holds the keys: of CACHE_BF16 in pairs. */
 static void streamed_scores(const tile *t, const float *queries, const run *r) {
-  const int dim = t->args->head_dim, parts = 2 * PAGE_TOKENS / PRODUCT_COLUMNS;
-  const int64_t half_bytes = cache_half_bytes(t->args->cache, dim);
-  for (int column = r->first_column, part = 0; column < r->end_column; column += PRODUCT_COLUMNS) {
-    prefetch_part(r->ahead, 2 * half_bytes, part++, parts);
-    product_args p = {.a = queries, .a_stride = dim, .end = dim, .out = t->scores + column, .out_stride = PAGE_TOKENS};
+  const int dim = t->args->head_dim;
+  const uint8_t *ahead = r->ahead;
+  for (int column = r->first_column; column < r->end_column; column += PRODUCT_COLUMNS) {
+    product_args p = {
+      .a = queries, .a_stride = dim, .end = dim, .out = t->scores + column, .out_stride = PAGE_TOKENS, .ahead = ahead,
+      .ahead_step = r->ahead_step,
+    };
+    ahead += dim * r->ahead_column;
     if (t->args->cache == CACHE_BF16) {
       p.b = r->keys + 2 * column;
       p.b_stride = 2 * PAGE_TOKENS;
@@ -154,6 +151,7 @@ static void streamed_scores(const tile *t, const float *queries, const run *r) {
       p.end = CACHE_GROUP;
       p.out = t->scaled + column;
       product_int8(t->num_queries, p);
+      p.ahead += CACHE_GROUP * r->ahead_column;
       for (int i = 0; i < PRODUCT_COLUMNS; i += VL) {
         vf scale = vf_load_bf16(r->keys + 2 * (group * PAGE_TOKENS + column + i));
         for (int q = 0; q < t->num_queries; q++) {
@@ -168,11 +166,13 @@ static void streamed_scores(const tile *t, const float *queries, const run *r) {
 }
 
 static void streamed_values(const tile *t, const run *r, float *values) {
-  const int dim = t->args->head_dim, parts = 2 * (dim / PRODUCT_COLUMNS);
-  const int64_t half_bytes = cache_half_bytes(t->args->cache, dim);
-  product_args p = {.a = t->scores, .a_stride = PAGE_TOKENS, .begin = r->begin, .end = r->end, .out_stride = dim, .add = true};
-  for (int column = 0, part = parts / 2; column < dim; column += PRODUCT_COLUMNS) {
-    prefetch_part(r->ahead, 2 * half_bytes, part++, parts);
+  const int dim = t->args->head_dim;
+  product_args p = {
+    .a = t->scores, .a_stride = PAGE_TOKENS, .begin = r->begin, .end = r->end, .out_stride = dim, .add = true,
+    .ahead = r->ahead + (r->end_column - r->first_column) / PRODUCT_COLUMNS * dim * r->ahead_column,
+    .ahead_step = r->ahead_step,
+  };
+  for (int column = 0; column < dim; column += PRODUCT_COLUMNS, p.ahead += (r->end - r->begin) * r->ahead_column) {
     p.out = values + column;
     if (t->args->cache == CACHE_BF16) {
       p.b = r->values + 2 * column;
@@ -221,26 +221,29 @@ static void copied_values(const tile *t, const run *r, float *values) {
   }
 }
 
-/* A row of scores becomes weights relative to the running maximum; what was summed before is scaled to a new one. */
-INLINE void soften_row(float *row, const run *r, bool paired, float *max, float *sum, float *values, int width) {
+/* The running maximum of a row; what was summed under a lesser one is scaled to it. */
+INLINE void raise_maximum(const float *row, const run *r, float *max, float *sum, float *values, int width) {
   vf highest = vf_splat(*max);
   for (int i = r->first_column; i < r->end_column; i += VL) highest = vf_max(highest, vf_load(row + i));
   const float new_max = vf_max_of(highest);
-  if (new_max > *max) {
-    const vf factor = vf_exp2(vf_splat(*max - new_max));
-    for (int i = 0; i < width; i += VL) vf_store(values + i, vf_load(values + i) * factor);
-    *sum *= factor[0];
-    *max = new_max;
-  }
+  if (!(new_max > *max)) return;
+  const vf factor = vf_exp2(vf_splat(*max - new_max));
+  for (int i = 0; i < width; i += VL) vf_store(values + i, vf_load(values + i) * factor);
+  *sum *= factor[0];
+  *max = new_max;
+}
+
+/* Scores become weights relative to the running maximum; gives their sum. */
+INLINE float soften(float *row, const run *r, bool paired, float max) {
   vf total = {0};
   for (int i = r->first_column; i < r->end_column; i += 2 * VL) {
-    vf first = vf_exp2(vf_load(row + i) - new_max), second = vf_exp2(vf_load(row + i + VL) - new_max);
+    vf first = vf_exp2(vf_load(row + i) - max), second = vf_exp2(vf_load(row + i + VL) - max);
     total += first + second;
     if (paired) vf_interleave(first, second, &first, &second);
     vf_store(row + i, first);
     vf_store(row + i + VL, second);
   }
-  *sum += vf_sum(total);
+  return vf_sum(total);
 }
 
 /* Scores of tokens that a query does not see become −∞: those outside the run, after the query, and before its window. */
@@ -263,10 +266,12 @@ static void attend_run(const tile *t, const float *queries, softmax_state state,
                         first_seen(t->args, t->piece, last) <= r->position;
   for (int q = 0; q < t->num_queries; q++) {
     float *row = t->scores + q * PAGE_TOKENS;
-    float *max = state.maxima + q, *sum = state.sums + q, *values = state.values + (int64_t)q * width;
     if (!all_seen) mask_row(t, r, t->position + q / heads_per_key, paired, row);
-    if (paired) soften_row(row, r, true, max, sum, values, width);
-    else soften_row(row, r, false, max, sum, values, width);
+    raise_maximum(row, r, state.maxima + q, state.sums + q, state.values + (int64_t)q * width, width);
+  }
+  for (int q = 0; q < t->num_queries; q++) {
+    float *row = t->scores + q * PAGE_TOKENS;
+    state.sums[q] += paired ? soften(row, r, true, state.maxima[q]) : soften(row, r, false, state.maxima[q]);
   }
   if (t->plan.streamed) streamed_values(t, r, state.values);
   else copied_values(t, r, state.values);
@@ -278,13 +283,15 @@ static void attend_range(const tile *t, int first_head, int64_t begin, int64_t e
   const int dim = args->head_dim;
   const int64_t half_bytes = cache_half_bytes(args->cache, dim), head_bytes = 2 * half_bytes;
   const int num_heads = (int)least(t->plan.heads, args->num_kv_heads - first_head);
+  const int row_blocks = product_row_blocks(t->num_queries);
+  const int64_t ahead_step = quotient_up(head_bytes, (int64_t)row_blocks * 2 * PAGE_TOKENS * dim / PRODUCT_COLUMNS);
   for (int64_t p = begin, length; p < end; p += length) {
     const int64_t place = p % t->piece->capacity, next = (p / PAGE_TOKENS + 1) * PAGE_TOKENS;
     const int slot = (int)(place % PAGE_TOKENS);
     length = least(least(PAGE_TOKENS - slot, t->piece->capacity - place), end - p);
     uint8_t *page = t->piece->pages[place / PAGE_TOKENS] + first_head * head_bytes;
     const uint8_t *next_page =
-      next < end ? t->piece->pages[next % t->piece->capacity / PAGE_TOKENS] + first_head * head_bytes : NULL;
+      next < end ? t->piece->pages[next % t->piece->capacity / PAGE_TOKENS] + first_head * head_bytes : page;
     for (int head = 0; head < num_heads; head++) {
       uint8_t *keys = page + head * head_bytes;
       run r = {
@@ -293,6 +300,7 @@ static void attend_range(const tile *t, int first_head, int64_t begin, int64_t e
         .end_column = (int)quotient_up(slot + length, PRODUCT_COLUMNS) * PRODUCT_COLUMNS,
         .keys = keys, .values = keys + half_bytes,
         .ahead = head + 1 < num_heads ? keys + head_bytes : next_page,
+        .ahead_step = ahead_step, .ahead_column = ahead_step * row_blocks,
       };
       attend_run(t, t->queries + (int64_t)head * t->plan.queries * dim, state_of_head(t->state, &t->plan, dim, head), &r);
     }
@@ -309,16 +317,25 @@ static void join_ranges(const piece_plan *plan, int head_dim, softmax_state stat
   if (!(max > lowest_score)) max = isnan(max) ? max : lowest_score;
   for (int64_t i = 0; i < plan->ranges; i++) max = state.maxima[i * stride + query] > max ? state.maxima[i * stride + query] : max;
   float total = vf_exp2(vf_splat(sink * log2_e - max))[0];
-  for (int i = 0; i < head_dim; i++) out[i] = 0;
-  for (int64_t range = 0; range < plan->ranges; range++) {
-    const float factor = vf_exp2(vf_splat(state.maxima[range * stride + query] - max))[0];
-    total += state.sums[range * stride + query] * factor;
-    const float *values = state.values + range * stride + (int64_t)query * width;
-    for (int i = 0; i < head_dim; i++) {
-      out[i] += values[paired ? paired_place(i) : i] * factor;
+  float sums[PRODUCT_COLUMNS];
+  for (int64_t range = 0; range < plan->ranges; range++)
+    total += state.sums[range * stride + query] * vf_exp2(vf_splat(state.maxima[range * stride + query] - max))[0];
+  for (int column = 0; column < head_dim; column += PRODUCT_COLUMNS) {
+    vf columns[PRODUCT_VECTORS] = {0};
+    for (int64_t range = 0; range < plan->ranges; range++) {
+      const vf factor = vf_exp2(vf_splat(state.maxima[range * stride + query] - max)) / total;
+      const float *values = state.values + range * stride + (int64_t)query * width + column;
+      UNROLL
+      for (int i = 0; i < PRODUCT_VECTORS; i++) columns[i] += vf_load(values + i * VL) * factor;
     }
+    UNROLL
+    for (int i = 0; i < PRODUCT_VECTORS; i += 2) {
+      if (paired) vf_interleave(columns[i], columns[i + 1], columns + i, columns + i + 1);
+      vf_store(sums + i * VL, columns[i]);
+      vf_store(sums + (i + 1) * VL, columns[i + 1]);
+    }
+    memcpy(out + column, sums, least(PRODUCT_COLUMNS, head_dim - column) * sizeof(float));
   }
-  for (int i = 0; i < head_dim; i++) out[i] /= total;
 }
 
 /* All queries of a tile and key/value head. */

@@ -58,15 +58,22 @@ typedef struct {
   float *out;
   int64_t out_stride;
   bool add;            /* to what `out` holds */
+  const uint8_t *ahead; /* prefetched meanwhile, `ahead_step` bytes a term and block of rows; not for TERMS_FLOAT */
+  int64_t ahead_step;
 } product_args;
 
 INLINE void product_block(terms_type type, int rows, const product_args *p) {
   vf sums[PRODUCT_ROWS][PRODUCT_VECTORS] = {0};
   const float *a = p->a;
+  const uint8_t *ahead = p->ahead;
   const uint8_t *b = p->b + p->begin * p->b_stride;
   for (int k = p->begin; k < p->end; k++, b += p->b_stride) {
     vf terms[PRODUCT_VECTORS];
     load_terms(type, b, terms);
+    if (type != TERMS_FLOAT) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += p->ahead_step;
+    }
     UNROLL
     for (int r = 0; r < rows; r++) {
       vf factor = vf_splat(a[r * p->a_stride + k]);
@@ -85,10 +92,21 @@ INLINE void product_block(terms_type type, int rows, const product_args *p) {
   }
 }
 
+/* Blocks of 6 rows, but 8 are 4 + 4: 6 + 2 would be slower. */
+static int product_block_rows(int rows) {
+  return rows >= PRODUCT_ROWS && rows != 8 ? PRODUCT_ROWS : rows < 4 ? rows : 4;
+}
+
+static int product_row_blocks(int rows) {
+  int blocks = 0;
+  for (; rows; rows -= product_block_rows(rows)) blocks++;
+  return blocks;
+}
+
 /* Columns are one block; any number of rows. */
-INLINE void product_rows(terms_type type, int64_t rows, product_args p) {
-  for (int64_t left = rows, n; left; left -= n, p.a += n * p.a_stride, p.out += n * p.out_stride) {
-    n = left >= PRODUCT_ROWS && left != 8 ? PRODUCT_ROWS : left < 4 ? left : 4; /* 8 is 4 + 4: 6 + 2 would be slower */
+INLINE void product_rows(terms_type type, int rows, product_args p) {
+  for (int n; rows; rows -= n, p.a += n * p.a_stride, p.out += n * p.out_stride) {
+    n = product_block_rows(rows);
     switch (n) {
       case 6: product_block(type, 6, &p); break;
       case 4: product_block(type, 4, &p); break;
@@ -96,12 +114,13 @@ INLINE void product_rows(terms_type type, int64_t rows, product_args p) {
       case 2: product_block(type, 2, &p); break;
       default: product_block(type, 1, &p);
     }
+    p.ahead += (p.end - p.begin) * p.ahead_step;
   }
 }
 
-static void product_float(int64_t rows, product_args p) { product_rows(TERMS_FLOAT, rows, p); }
-static void product_bf16(int64_t rows, product_args p) { product_rows(TERMS_BF16, rows, p); }
-static void product_int8(int64_t rows, product_args p) { product_rows(TERMS_INT8, rows, p); }
+static void product_float(int rows, product_args p) { product_rows(TERMS_FLOAT, rows, p); }
+static void product_bf16(int rows, product_args p) { product_rows(TERMS_BF16, rows, p); }
+static void product_int8(int rows, product_args p) { product_rows(TERMS_INT8, rows, p); }
 
 /* Two vectors of even and odd numbers, in order. */
 INLINE void vf_interleave(vf even, vf odd, vf *first, vf *second) {
