@@ -11,8 +11,9 @@ export { ReferenceDevice } from '../device/reference.ts'
 export { type ModelConfig, readConfig } from '../model/config.ts'
 export { KvCache } from '../model/kv-cache.ts'
 export { type MemoryOptions, type MemoryPlan, planMemory } from '../model/memory.ts'
+export type { ShouldStop } from '../model/stop.ts'
 export { checkTensors } from '../model/tensors.ts'
-export { type Chunk, type ShouldStop, Transformer } from '../model/transformer.ts'
+export { type Chunk, Transformer } from '../model/transformer.ts'
 export { loadWeights } from '../model/weights.ts'
 export type {
   EndReason,

@@ -1,5 +1,6 @@
 import { DeviceError, RequestError } from '../base/errors.ts'
-import type { ShouldStop, Transformer } from '../model/transformer.ts'
+import type { ShouldStop } from '../model/stop.ts'
+import type { Transformer } from '../model/transformer.ts'
 import type { EndReason, Engine, EngineInfo, GenerateEvent, GenerateRequest, Usage } from './engine.ts'
 import { eventStream } from './event-stream.ts'
 import { createMask } from './mask.ts'

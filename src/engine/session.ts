@@ -1,5 +1,6 @@
 import type { KvCache } from '../model/kv-cache.ts'
-import type { ShouldStop, Transformer } from '../model/transformer.ts'
+import type { ShouldStop } from '../model/stop.ts'
+import type { Transformer } from '../model/transformer.ts'
 import { checkTokens } from './request.ts'
 
 /** `done` of the `total` tokens that have to run have run; `reused` were held already. */

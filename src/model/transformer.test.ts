@@ -51,14 +51,11 @@ test('a stop is heard while the device has the whole pass, which is dropped and 
   const onRejection = (reason: unknown) => rejections.push(reason)
   process.on('unhandledRejection', onRejection)
   let asked = 0
-  const begun = performance.now()
   const { cache, logits } = await logitsOf(model, () => asked++ > smallConfig.numHiddenLayers + 2)
-  const tookMs = performance.now() - begun
   assert.equal(logits, undefined)
-  assert.ok(tookMs > 30 && tookMs < 150, `${tookMs} ms`) // asked after 20 ms and after 40
   assert.deepEqual([cache.length, ...cache.layers.map(layer => layer.length)], [0, 0, 0, 0, 0, 0])
   const { length } = ran
-  assert.ok(length > 0 && length < 40)
+  assert.ok(length > 0 && length < 40, `${length} of 53 ran`) // asked after 20 ms and after 40
   await sleep(50)
   assert.ok(ran.length <= length + 1, 'at most what was running then')
   assert.equal(asked, smallConfig.numHiddenLayers + 4, 'nobody asks any more')
