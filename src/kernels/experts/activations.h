@@ -7,14 +7,14 @@
 #include <math.h>
 #include "mxfp4.h"
 
-ALWAYS_INLINE void even_odd(const float *x, float *out) {
+INLINE void even_odd(const float *x, float *out) {
   for (int i = 0; i < 16; i++) {
     out[i] = x[2 * i];
     out[16 + i] = x[2 * i + 1];
   }
 }
 
-ALWAYS_INLINE void quantize_group(const float *x, group_q8 *out) {
+INLINE void quantize_group(const float *x, group_q8 *out) {
   int32_t max_bits = 0; /* of magnitudes; NaN and Inf are above all numbers */
   for (int i = 0; i < MXFP4_COLS; i++) {
     const int32_t bits = dword_at(x + i) & 0x7fffffff;

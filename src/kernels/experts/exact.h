@@ -3,18 +3,10 @@
 #define TUTTI_EXPERTS_EXACT_H
 #include "multiply.h"
 
-#ifdef __AVX512F__
-enum { EXACT_LANES = 16 };
-#elif defined(__AVX2__)
-enum { EXACT_LANES = 8 };
-#else
-enum { EXACT_LANES = 4 };
-#endif
-typedef float exact_floats __attribute__((vector_size(4 * EXACT_LANES)));
-typedef int8_t exact_codes __attribute__((vector_size(EXACT_LANES)));
+typedef int8_t exact_codes __attribute__((vector_size(VL)));
 
 /* Doubled values of a group, even columns, then odd ones. */
-ALWAYS_INLINE void decode_group(const uint8_t *block, int8_t codes[MXFP4_COLS]) {
+INLINE void decode_group(const uint8_t *block, int8_t codes[MXFP4_COLS]) {
 #if defined(__SSSE3__)
   const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12), half = _mm_set1_epi8(15);
   const __m128i packed = _mm_loadu_si128((const void *)block);
@@ -30,45 +22,37 @@ ALWAYS_INLINE void decode_group(const uint8_t *block, int8_t codes[MXFP4_COLS]) 
 }
 
 /* Half of 2^(scale − 127), since codes are doubled. */
-ALWAYS_INLINE float half_scale(uint8_t scale) {
+INLINE float half_scale(uint8_t scale) {
   const int32_t bits = scale == 255 ? 0x7fc00000 : scale > 1 ? (scale - 1) << 23 : 0x00200000 << scale;
   float value;
   memcpy(&value, &bits, 4);
   return value;
 }
 
-ALWAYS_INLINE void decode_row(const uint8_t *blocks, const uint8_t *scales, int64_t groups, float *row) {
+INLINE void decode_row(const uint8_t *blocks, const uint8_t *scales, int64_t groups, float *row) {
   for (int64_t g = 0; g < groups; g++) {
     int8_t codes[MXFP4_COLS];
     decode_group(blocks + g * MXFP4_BYTES, codes);
     const float scale = half_scale(scales[g]);
-    for (int i = 0; i < MXFP4_COLS; i += EXACT_LANES) {
+    for (int i = 0; i < MXFP4_COLS; i += VL) {
       exact_codes some;
       memcpy(&some, codes + i, sizeof some);
-      const exact_floats values = __builtin_convertvector(some, exact_floats) * scale;
-      memcpy(row + g * MXFP4_COLS + i, &values, sizeof values);
+      vf_store(row + g * MXFP4_COLS + i, __builtin_convertvector(some, vf) * scale);
     }
   }
 }
 
 /* The row times each of `tokens` ≤ 4 tokens, two accumulators each. */
-ALWAYS_INLINE void exact_dots(const float *row, int64_t cols, const float *const *x, const int tokens, float *out, int64_t stride) {
-  exact_floats sums[4][2] = {0};
-  for (int64_t i = 0; i < cols; i += 2 * EXACT_LANES) {
+INLINE void exact_dots(const float *row, int64_t cols, const float *const *x, const int tokens, float *out, int64_t stride) {
+  vf sums[4][2] = {0};
+  for (int64_t i = 0; i < cols; i += 2 * VL) {
     for (int m = 0; m < tokens; m++) {
       for (int k = 0; k < 2; k++) {
-        exact_floats w, a;
-        memcpy(&w, row + i + k * EXACT_LANES, sizeof w);
-        memcpy(&a, x[m] + i + k * EXACT_LANES, sizeof a);
-        sums[m][k] += w * a;
+        sums[m][k] += vf_load(row + i + k * VL) * vf_load(x[m] + i + k * VL);
       }
     }
   }
-  for (int m = 0; m < tokens; m++) {
-    float total = 0;
-    for (int k = 0; k < EXACT_LANES; k++) total += sums[m][0][k] + sums[m][1][k];
-    out[m * stride] = total;
-  }
+  for (int m = 0; m < tokens; m++) out[m * stride] = vf_sum(sums[m][0] + sums[m][1]);
 }
 
 /* `row` has room for a row of floats. */
@@ -76,7 +60,7 @@ static void multiply_exactly(weight_rows w, int64_t rows, const float *const *x,
   const int64_t cols = w.groups * MXFP4_COLS;
   for (int64_t r = 0; r < rows; r++) {
     const weight_rows at = rows_from(w, r);
-    for (int i = 0; i < 24; i++) __builtin_prefetch(at.blocks + 2 * w.groups * MXFP4_BYTES + 64 * i);
+    for (int64_t g = 0; g < w.groups; g += 4) __builtin_prefetch(at.blocks + (2 * w.groups + g) * MXFP4_BYTES);
     decode_row(at.blocks, at.scales, w.groups, row);
     int m = 0;
     for (; m + 4 <= tokens; m += 4) exact_dots(row, cols, x + m, 4, out + m * rows + r, rows);

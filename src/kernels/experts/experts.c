@@ -125,31 +125,17 @@ static float bias_at(const matrix *bias, int64_t expert, int64_t row, int64_t ro
   return value;
 }
 
-/* e^x to 2 units in the last place; 0 below the normal numbers, NaN for NaN. */
-ALWAYS_INLINE float exp_of(float x) {
-  x = x > 88.0f ? 88.0f : x;
-  const float clamped = x < -87.0f ? -87.0f : x;
-  const float shifted = clamped * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
-  const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  float y = 1.9875691500e-4f;
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * r * r + r + 1;
-  const int32_t power = (dword_at(&shifted) - 0x4b400000 + 127) << 23;
-  float two_to_n;
-  memcpy(&two_to_n, &power, 4);
-  return y * two_to_n;
-}
-
-/* 64 sums, gate and linear in turn, to 32 activated values. Comparisons let NaN pass. */
+/* 64 sums, gate and linear in turn, to 32 activated values. What is not a number stays so. */
 static void swiglu(const float *sums, const float *bias, float limit, float *out) {
+  float gates[MXFP4_COLS], linears[MXFP4_COLS];
   for (int i = 0; i < MXFP4_COLS; i++) {
-    const float g = sums[2 * i] + bias[2 * i], l = sums[2 * i + 1] + bias[2 * i + 1];
-    const float gate = g > limit ? limit : g, at_most = l > limit ? limit : l, linear = at_most < -limit ? -limit : at_most;
-    out[i] = gate / (1 + exp_of(-1.702f * gate)) * (linear + 1);
+    gates[i] = sums[2 * i] + bias[2 * i];
+    linears[i] = sums[2 * i + 1] + bias[2 * i + 1];
+  }
+  for (int i = 0; i < MXFP4_COLS; i += VL) {
+    const vf gate = vf_min(vf_splat(limit), vf_load(gates + i));
+    const vf linear = vf_max(vf_splat(-limit), vf_min(vf_splat(limit), vf_load(linears + i)));
+    vf_store(out + i, gate * vf_sigmoid(1.702f * gate) * (linear + 1.0f));
   }
 }
 

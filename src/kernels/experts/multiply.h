@@ -14,15 +14,15 @@ typedef struct weight_rows {
   int64_t groups; /* of a row */
 } weight_rows;
 
-ALWAYS_INLINE weight_rows rows_from(weight_rows w, int64_t row) {
+INLINE weight_rows rows_from(weight_rows w, int64_t row) {
   return (weight_rows){w.blocks + row * w.groups * MXFP4_BYTES, w.scales + row * w.groups, w.groups};
 }
 
 enum {
   FEW_TOKENS = 8,    /* up to here a decoded panel does not pay */
   ROW_BLOCKS = 2, ROW_TILE = ROW_BLOCKS * LANES,
-  TOKEN_TILE = 4,
-  PANEL_GROUPS = 30, /* 16 rows × 30 groups × 32 bytes: half of a first-level cache */
+  TOKEN_TILE = 6,
+  PANEL_GROUPS = 480 / ROW_TILE, /* × 32 bytes × rows: half of a first-level cache */
 };
 
 typedef struct panel {
@@ -32,7 +32,7 @@ typedef struct panel {
 
 /* ---- few tokens */
 
-ALWAYS_INLINE void multiply_groups(const uint8_t *blocks, const uint8_t *scales, int64_t groups, int64_t g, const int count,
+INLINE void multiply_groups(const uint8_t *blocks, const uint8_t *scales, int64_t groups, int64_t g, const int count,
                                    const group_q8 *const *x, const int tokens, lane_floats *acc) {
   const lane_scales s = load_scales(scales + g, groups, count);
   for (int i = 0; i < count; i++) {
@@ -50,13 +50,13 @@ ALWAYS_INLINE void multiply_groups(const uint8_t *blocks, const uint8_t *scales,
 
 /* The hardware's prefetchers follow neither this many rows nor rows this short: the next LANES rows go to the second-level
  * cache while these are multiplied. */
-ALWAYS_INLINE void prefetch_rows(const uint8_t *blocks, const uint8_t *scales, int64_t groups, int64_t g) {
+INLINE void prefetch_rows(const uint8_t *blocks, const uint8_t *scales, int64_t groups, int64_t g) {
   const int64_t row_bytes = groups * MXFP4_BYTES;
   for (int r = 0; r < LANES; r++) __builtin_prefetch(blocks + (LANES + r) * row_bytes + g * MXFP4_BYTES, 0, 2);
   __builtin_prefetch(scales + LANES * (groups + g), 0, 2);
 }
 
-ALWAYS_INLINE void multiply_few_by(weight_rows w, int64_t rows, const group_q8 *const *x, const int tokens, float *out) {
+INLINE void multiply_few_by(weight_rows w, int64_t rows, const group_q8 *const *x, const int tokens, float *out) {
   for (int64_t r = 0; r < rows; r += LANES) {
     const weight_rows at = rows_from(w, r);
     lane_floats acc[FEW_TOKENS] = {0};
@@ -102,7 +102,7 @@ static void decode_panel(weight_rows w, int64_t g, int count, panel *to) {
   }
 }
 
-ALWAYS_INLINE void multiply_tile(const panel *w, int64_t g, int count, const group_q8 *const *x, const int tokens,
+INLINE void multiply_tile(const panel *w, int64_t g, int count, const group_q8 *const *x, const int tokens,
                                  float *out, int64_t stride) {
   lane_floats acc[TOKEN_TILE][ROW_BLOCKS];
   for (int m = 0; m < tokens; m++) memcpy(acc[m], out + m * stride, sizeof acc[m]);
@@ -149,7 +149,9 @@ static void multiply_many(weight_rows w, int64_t rows, const group_q8 *const *x,
           case 1: multiply_tile(decoded, g, count, x + m, 1, to, rows); break;
           case 2: multiply_tile(decoded, g, count, x + m, 2, to, rows); break;
           case 3: multiply_tile(decoded, g, count, x + m, 3, to, rows); break;
-          default: multiply_tile(decoded, g, count, x + m, 4, to, rows);
+          case 4: multiply_tile(decoded, g, count, x + m, 4, to, rows); break;
+          case 5: multiply_tile(decoded, g, count, x + m, 5, to, rows); break;
+          default: multiply_tile(decoded, g, count, x + m, 6, to, rows);
         }
       }
     }
