@@ -1,4 +1,4 @@
-import type { LayerCache } from '../kernels/ops.ts'
+import type { LayerCache, LayerSnapshot } from '../kernels/ops.ts'
 
 /** Positions that a page holds; PAGE_TOKENS in src/kernels/cpu.h. */
 export const pageTokens = 64
@@ -28,6 +28,12 @@ export class PageStore {
 
   copy(from: number, to: number): void {
     this.#source.copy(from, to)
+  }
+
+  copyOf(page: number): number {
+    const copy = this.take()
+    this.copy(page, copy)
+    return copy
   }
 
   give(pages: Iterable<number>): void {
@@ -92,7 +98,31 @@ export class CpuCache implements LayerCache {
     this.length = position
   }
 
+  snapshot(first: number, length: number): CpuSnapshot {
+    const copies = new Map<number, number>()
+    for (let position = first; position < length; position++) {
+      const index = Math.floor((position % this.capacity) / pageTokens)
+      if (!copies.has(index)) copies.set(index, this.#store.copyOf(this.pages[index]))
+    }
+    return { first, length, copies, dispose: () => this.#store.give(copies.values()) }
+  }
+
+  /** Pages that a pass may still be writing are not written here: others take their place. */
+  restore({ first, length, copies }: CpuSnapshot): void {
+    for (const [index, page] of copies) {
+      const [before] = this.pages.splice(index, 1, this.#store.copyOf(page))
+      this.#store.give([before])
+    }
+    this.first = first
+    this.length = length
+  }
+
   dispose(): void {
     this.#store.give(this.pages.splice(0))
   }
+}
+
+/** Copies of whole pages, by their place in the ring. */
+interface CpuSnapshot extends LayerSnapshot {
+  readonly copies: ReadonlyMap<number, number>
 }

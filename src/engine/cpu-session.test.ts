@@ -15,11 +15,11 @@ const cpu = (options: CpuOptions) => new CpuDevice(native as Exclude<typeof nati
 const config = { ...smallConfig, numHiddenLayers: 5, headDim: 32, slidingWindow: 130, maxPositionEmbeddings: 8192 }
 const reach = 3 * (config.slidingWindow - 1)
 
-// Keys and values are bfloat16: 3e-6 of noise in each, on both sides. With 8 bits a chunk's rounding is a single token's.
+// Another order of sums changes a last bit, and now and then to what a key, a value or an activation is rounded.
 for (const [options, bound] of [
-  [{ precision: 'exact', threads: 2 }, 1e-9],
-  [{ precision: 'fast', threads: 3 }, 1e-4],
-  [{ precision: 'exact', threads: 2, cache: 'q8' }, 1e-4],
+  [{ precision: 'exact', threads: 2 }, 1e-7],
+  [{ precision: 'fast', threads: 3 }, 1e-3],
+  [{ precision: 'exact', threads: 2, cache: 'q8' }, 1e-5],
 ] as const) {
   test(`sessions on the cpu device (${JSON.stringify(options)}): random edits, marks and stops, against fresh sessions`, {
     skip,
@@ -59,6 +59,7 @@ for (const [options, bound] of [
 test('a prefill that is stopped in the middle of a pass leaves a session as exact as before', { skip }, async t => {
   const wide = { ...config, hiddenSize: 512, intermediateSize: 512, numExperts: 8, vocabSize: 2000 }
   const model = await randomModel(wide, { device: cpu({ precision: 'exact' }) })
+  using _ = { [Symbol.dispose]: () => model.close() }
   const random = seededRandom(1)
   const some = (count: number) => Array.from({ length: count }, () => Math.floor(random() * wide.vocabSize))
   using session = new Session(model, { contextLength: 8000, maxChunk: 512 })
@@ -68,22 +69,15 @@ test('a prefill that is stopped in the middle of a pass leaves a session as exac
   await fresh.sync(first)
   const latencies: number[] = []
   for (let round = 0; round < 8; round++) {
-    let asked = 0
     const stopAt = performance.now() + 30 + random() * 100
-    const { finished } = await session.sync([...first, ...some(2000)], () => {
-      const now = performance.now()
-      if (now < stopAt) return false
-      asked ||= now
-      return true
-    })
-    if (!finished) latencies.push(performance.now() - asked)
+    const { finished } = await session.sync([...first, ...some(2000)], () => performance.now() >= stopAt)
+    if (!finished) latencies.push(performance.now() - stopAt)
     const edited = [...first.slice(0, 650 + round), ...some(3)]
     await session.sync(edited)
     await fresh.sync(edited)
     const off = nmse(session.logits!, fresh.logits!)
-    assert.ok(off <= 1e-9, `round ${round}: NMSE ${off}`)
+    assert.ok(off <= 1e-7, `round ${round}: NMSE ${off}`)
   }
-  model.close()
-  t.diagnostic(`${latencies.length} stops, answered after ${latencies.map(ms => ms.toFixed(0)).join(', ')} ms`)
+  t.diagnostic(`${latencies.length} stops, each after ${latencies.map(ms => ms.toFixed(0)).join(', ')} ms`)
   assert.ok(latencies.length > 0)
 })
