@@ -14,7 +14,7 @@ INLINE void even_odd(const float *x, float *out) {
   }
 }
 
-INLINE void quantize_group(const float *x, group_q8 *out) {
+INLINE void quantize_activations(const float *x, group_q8 *out) {
   int32_t max_bits = 0; /* of magnitudes; NaN and Inf are above all numbers */
   for (int i = 0; i < MXFP4_COLS; i++) {
     const int32_t bits = dword_at(x + i) & 0x7fffffff;

@@ -57,7 +57,7 @@ static void sort_slots(const plan *p) {
 
 static void keep_group(const plan *p, const float *values, group_q8 *groups, float *exact, int64_t at) {
   if (p->args->exact) even_odd(values, exact + at * MXFP4_COLS);
-  else quantize_group(values, groups + at);
+  else quantize_activations(values, groups + at);
 }
 
 static void prepare_inputs(const plan *p, team *t) {
