@@ -34,18 +34,30 @@ export interface Figures {
 /** Of each expert in each layer; enough for the percents that are asked for. */
 const sampledPairs = 16
 
-/** Runs random tokens as one sequence through the checkpoint in a folder. */
-export async function checkWeights(path: string, numTokens: number, seed: number, device: Device): Promise<Figures> {
+/** Runs random tokens as one sequence through the checkpoint in a folder. `onStep` is told what is being done. */
+export async function checkWeights(
+  path: string,
+  numTokens: number,
+  seed: number,
+  device: Device,
+  onStep: (what: string) => void = () => {},
+): Promise<Figures> {
   const checkpoint = await openCheckpoint(await openFolder(path))
   try {
     const config = readConfig(checkpoint.config, checkpoint.configPath)
     checkTensors(checkpoint, config)
     const passes = new Passes()
-    const model = new Transformer(watched(device, passes), config, await loadWeights(device, checkpoint, config))
-    const deviations = await runTokens(model, device.maxChunk, randomTokens(numTokens, config.vocabSize, seed))
+    const weights = await loadWeights(device, checkpoint, config, {
+      onProgress: done => onStep(`loading ${percent(done / checkpoint.byteLength)}`),
+    })
+    const model = new Transformer(watched(device, passes), config, weights)
+    onStep('running the first tokens')
+    const tokens = randomTokens(numTokens, config.vocabSize, seed)
+    const deviations = await runTokens(model, device.maxChunk, tokens, done => onStep(`${done} tokens are run`))
     const seen = await passes.byLayer(config.numHiddenLayers)
     const layers: LayerFigures[] = []
     for (const [n, { x, experts }] of seen.entries()) {
+      onStep(`counting in layer ${n}`)
       const clamped = await clampedShare(checkpoint, config, n, x, experts, seed)
       layers.push({ ...shares(experts, config.numExperts), clamped, outliers: countOutliers(x, config.hiddenSize) })
     }
@@ -65,12 +77,18 @@ export function randomTokens(count: number, vocabSize: number, seed: number): nu
 }
 
 /** Gives the deviation of the logits behind each chunk. */
-async function runTokens(model: Transformer, maxChunk: number, tokens: readonly number[]): Promise<number[]> {
+async function runTokens(
+  model: Transformer,
+  maxChunk: number,
+  tokens: readonly number[],
+  onDone: (tokens: number) => void,
+): Promise<number[]> {
   const cache = model.newCache(maxChunk)
   const deviations: number[] = []
   for (let start = 0; start < tokens.length; start += maxChunk) {
     const chunk = { cache, tokens: tokens.slice(start, start + maxChunk), start, logits: 'last' as const }
     deviations.push(deviation((await model.forward([chunk]))!))
+    onDone(start + chunk.tokens.length)
   }
   return deviations
 }

@@ -276,7 +276,9 @@ async function main(): Promise<void> {
   })
   if (!values.check) return
   const { device } = openDevice({ device: chosenDevice(values.device) })
-  const figures = await checkWeights(path, tokens, seed, device)
+  const onTerminal = (text: string) => void (process.stderr.isTTY && process.stderr.write(`\r\x1b[K${text}`))
+  const figures = await checkWeights(path, tokens, seed, device, onTerminal)
+  onTerminal('')
   console.log(report(figures))
   if (!behaves(figures)) process.exitCode = 1
 }
