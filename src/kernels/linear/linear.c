@@ -271,36 +271,47 @@ static void linear(const linear_args *a, team *team) {
 
 /* ---- making Q8 */
 
-/* One row's 32 columns: its scale, rounded up to bfloat16 so that no code passes 127, and its codes at [step][row]. */
-Q8_INLINE void quantize_weight_group(const float *x, int row, uint8_t *block) {
-  q8_ints highest = { 0 };
-  Q8_UNROLL for (int i = 0; i < Q8_COLS; i += Q8_LANES) highest = q8_max(highest, q8_load(x + i) & 0x7fffffff);
+/* 32 columns of a row: the scale, rounded up to bfloat16 so that no code passes 127, and codes. */
+Q8_INLINE uint16_t quantize_group(const uint8_t *row, int8_t codes[Q8_COLS], const bool bf16) {
+  enum { N = Q8_COLS / Q8_LANES };
+  q8_floats x[N];
+  q8_ints highest = { 0 }, rounded[N];
+  Q8_UNROLL for (int i = 0; i < N; i++) {
+    x[i] = float_weights(row, i * Q8_LANES, bf16);
+    highest = q8_max(highest, (q8_ints)x[i] & 0x7fffffff);
+  }
   uint32_t bits = (uint32_t)q8_highest(highest);
   float magnitude = q8_from_bits(bits);
-  bool usable = bits < 0x7f800000 && magnitude >= 0x1p-110f;
-  uint16_t scale = bits >= 0x7f800000 ? 0x7fc0 : usable ? (uint16_t)((q8_bits(magnitude / 127) + 0xffff) >> 16) : 0;
-  memcpy(block + row * 2, &scale, 2);
-  float inverse = usable ? 1 / q8_from_bits((uint32_t)scale << 16) : 0;
-  int32_t codes[Q8_COLS] = { 0 };
-  if (usable)
-    Q8_UNROLL for (int i = 0; i < Q8_COLS; i += Q8_LANES) q8_store(codes + i, q8_round(q8_load_floats(x + i) * inverse));
-  int8_t *out = (int8_t *)block + 32 + row * 4;
-  for (int k = 0; k < Q8_COLS; k++) out[k / 4 * 64 + k % 4] = (int8_t)codes[k];
+  if (bits >= 0x7f800000 || magnitude < 0x1p-110f) {
+    memset(codes, 0, Q8_COLS);
+    return bits >= 0x7f800000 ? 0x7fc0 : 0;
+  }
+  uint16_t scale = (uint16_t)((q8_bits(magnitude / 127) + 0xffff) >> 16);
+  float inverse = 1 / q8_from_bits((uint32_t)scale << 16);
+  Q8_UNROLL for (int i = 0; i < N; i++) rounded[i] = q8_round(x[i] * inverse);
+  q8_narrow(rounded, codes);
+  return scale;
 }
 
 static void quantize_panel(const matrix *source, int64_t panel, uint8_t *out) {
   int64_t cols = source->cols, count = linear_min(Q8_ROWS, source->rows - panel * Q8_ROWS), width = linear_width(source);
   const uint8_t *rows[Q8_ROWS];
   for (int64_t r = 0; r < count; r++) rows[r] = linear_row(source, panel * Q8_ROWS + r);
+  int32_t codes[Q8_ROWS][Q8_COLS / 4] = { 0 }; /* four columns in each */
   for (int64_t k = 0; k < cols; k += Q8_COLS, out += Q8_BLOCK) {
-    int64_t some = linear_min(Q8_COLS, cols - k);
-    for (int r = 0; r < count; r++) {
-      float x[Q8_COLS];
-      if (some < Q8_COLS) memset(x, 0, sizeof x);
-      __builtin_prefetch(rows[r] + k * width + 512);
-      if (width == 2) float_decode(rows[r] + k * 2, some, x);
-      else memcpy(x, rows[r] + k * 4, (size_t)some * 4);
-      quantize_weight_group(x, r, out);
+    uint16_t scales[Q8_ROWS] = { 0 };
+    for (int64_t r = 0; r < count; r++) {
+      const uint8_t *group = rows[r] + k * width;
+      uint8_t padded[Q8_COLS * 4] = { 0 };
+      if (cols - k < Q8_COLS) group = memcpy(padded, group, (size_t)((cols - k) * width));
+      else __builtin_prefetch(group + 512);
+      scales[r] = width == 2 ? quantize_group(group, (int8_t *)codes[r], true) : quantize_group(group, (int8_t *)codes[r], false);
+    }
+    memcpy(out, scales, sizeof scales);
+    for (int j = 0; j < Q8_COLS / 4; j++) {
+      int32_t step[Q8_ROWS];
+      for (int r = 0; r < Q8_ROWS; r++) step[r] = codes[r][j];
+      memcpy(out + 32 + j * 64, step, sizeof step);
     }
   }
 }

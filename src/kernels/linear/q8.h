@@ -128,6 +128,28 @@ Q8_INLINE q8_ints q8_dot(q8_ints sum, q8_ints w, q8_ints x) {
 #endif
 #endif
 
+/* 32 codes of −127 … 127 to bytes. */
+Q8_INLINE void q8_narrow(const q8_ints codes[Q8_COLS / Q8_LANES], int8_t *out) {
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+  __m256i low = _mm256_packs_epi32((__m256i)codes[0], (__m256i)codes[1]); /* packs work within halves */
+  __m256i high = _mm256_packs_epi32((__m256i)codes[2], (__m256i)codes[3]);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256((void *)out, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+#elif defined(__SSE2__) && !defined(__AVX512VNNI__)
+  for (int i = 0; i < 8; i += 4) {
+    __m128i low = _mm_packs_epi32((__m128i)codes[i], (__m128i)codes[i + 1]);
+    __m128i high = _mm_packs_epi32((__m128i)codes[i + 2], (__m128i)codes[i + 3]);
+    _mm_storeu_si128((void *)(out + i * 4), _mm_packs_epi16(low, high));
+  }
+#else
+  typedef int8_t bytes __attribute__((vector_size(Q8_LANES)));
+  for (int i = 0; i < Q8_COLS / Q8_LANES; i++) {
+    bytes narrow = __builtin_convertvector(codes[i], bytes);
+    memcpy(out + i * Q8_LANES, &narrow, sizeof narrow);
+  }
+#endif
+}
+
 /* Codes of 16 rows × 4 columns of a block as q8_dot takes them: one step of bytes, or two of int16. */
 enum { Q8_PARTS = Q8_STEPS / 8 };
 Q8_INLINE void q8_prepare(q8_ints codes, q8_ints step[Q8_PARTS]) {
