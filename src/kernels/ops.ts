@@ -52,16 +52,13 @@ export interface LayerCache {
   truncate(length: number): void
   /** Forgets everything; the next write is at `position`, and nothing before it is seen. */
   restart(position: number): void
-  /**
-   * A copy of the positions from `first` up to `length`, all of which are held. Windowed caches alone are asked for it;
-   * of one that has no snapshots more is run again.
-   */
-  snapshot?(first: number, length: number): LayerSnapshot
+  /** A copy of the positions from `first` up to `length`, all of which are held. Windowed caches alone are asked for it. */
+  snapshot(first: number, length: number): LayerSnapshot
   /**
    * Holds what a snapshot of this cache does, and nothing else; the snapshot stays as it is. An abandoned pass may still
    * be writing into what was held before.
    */
-  restore?(snapshot: LayerSnapshot): void
+  restore(snapshot: LayerSnapshot): void
   dispose(): void
 }
 

@@ -63,7 +63,7 @@ export class KvCache {
     }
     if (snapshot && snapshot.position >= restart) {
       for (const [n, layer] of this.#windowed.entries()) {
-        layer.restore!(snapshot.layers[n])
+        layer.restore(snapshot.layers[n])
         layer.truncate(snapshot.position)
       }
       this.#start = 0
@@ -79,14 +79,13 @@ export class KvCache {
    * Does nothing where the windows are not exact or hold no longer what is seen there.
    */
   mark(position: number): void {
-    if (!this.#windowed.every(layer => layer.snapshot)) return
     if (!(position > 0 && position <= this.#reached && this.#areExactAt(position))) return
     if (this.#snapshots.some(({ from, position: to }) => from <= position && position <= to)) return
     const close = this.#snapshots.filter(({ from, position: to }) => {
       return from >= position - sharedWithin && to < position && this.#areExactAt(from)
     })
     const from = Math.min(position, ...close.map(snapshot => snapshot.from))
-    const layers = this.#windowed.map(layer => layer.snapshot!(Math.max(0, from - layer.window + 1), position))
+    const layers = this.#windowed.map(layer => layer.snapshot(Math.max(0, from - layer.window + 1), position))
     for (const snapshot of close) this.#drop(snapshot)
     this.#snapshots.push({ from, position, layers })
     this.#snapshots.sort((a, b) => a.position - b.position)
