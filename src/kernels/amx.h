@@ -1,4 +1,4 @@
-/* Matrix tiles of AMX: eight of 16 rows × 64 bytes, set once for each thread and pass. Elsewhere there is nothing to do. */
+/* Matrix tiles of AMX: eight of 16 rows × 64 bytes, set once for each thread and pass. Elsewhere nothing is done. */
 #ifndef TUTTI_AMX_H
 #define TUTTI_AMX_H
 #include <stdint.h>

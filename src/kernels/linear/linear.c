@@ -1,8 +1,8 @@
 /*
  * out = x · weightᵀ + bias.
  *   Q8 weights, few tokens    the speed of memory: each thread quantises the tokens for itself and reads panels once
- *   Q8 weights, many tokens   activations are packed once for all; a panel's share of columns is made ready in the first
- *                             level cache and meets a block of tokens there
+ *   Q8 weights, many tokens   activations are packed once for all; some columns of a panel are made ready in the first
+ *                             level cache and meet a block of tokens there
  *   F32 and BF16 weights      float32 throughout: four rows × some tokens side by side, lanes are columns
  */
 #ifndef TUTTI_LINEAR_C
@@ -29,7 +29,8 @@ static void linear_finish(const linear_args *a, int64_t panel, int64_t token, in
 
 enum { LINEAR_FEW = 8 };
 
-static void linear_stored_tile(const uint8_t *panel, int64_t groups, const uint8_t *x, int tokens, bool first, float *sums) {
+static void linear_stored_tile(const uint8_t *panel, int64_t groups, const uint8_t *x, int tokens, bool first,
+                               float *sums) {
 #define CASE(n)                                                                    \
   case n:                                                                          \
     if (first) q8_tile(panel, 0, groups, x, false, sums, 0, true, true, 1, n);     \
@@ -74,9 +75,9 @@ static inline int64_t many_padded(int64_t tokens) { return tokens; }
 #endif
 
 enum {
-  MANY_GROUPS = 15,                          /* of a panel at a time: half of a first level cache of 32 KiB */
-  MANY_BLOCK = 256 / MANY_TILE * MANY_TILE,  /* tokens at a time: their part of those groups stays in the second level */
-  MANY_SHARE = 8,                            /* panels of a share: the tokens come from far away once for them all */
+  MANY_GROUPS = 15, /* of a panel at a time: half of a first level cache of 32 KiB */
+  MANY_BLOCK = 256 / MANY_TILE * MANY_TILE, /* tokens at a time: their part of those groups stays in the second level */
+  MANY_SHARE = 8, /* panels of a share: the tokens come from far away once for them all */
 };
 
 static void many_tile(const uint8_t *weights, int64_t groups, const uint8_t *x, int tokens, bool more, float *sums,
@@ -99,8 +100,8 @@ static void many_tile(const uint8_t *weights, int64_t groups, const uint8_t *x, 
 }
 
 /* Panels first … first+panels times a block of tokens. */
-static void many_block(const linear_args *a, const uint8_t *x, int64_t first, int64_t panels, int64_t token, int64_t tokens,
-                       uint8_t *scratch) {
+static void many_block(const linear_args *a, const uint8_t *x, int64_t first, int64_t panels, int64_t token,
+                       int64_t tokens, uint8_t *scratch) {
   int64_t groups = linear_ceil(a->weight->cols, Q8_COLS), panel_bytes = groups * Q8_BLOCK;
   int64_t panel_sums = many_padded(tokens) * Q8_ROWS;
   float *sums = (float *)scratch; /* [panel][token][16] */
@@ -169,7 +170,8 @@ Q8_INLINE q8_floats float_weights(const uint8_t *row, int64_t k, const bool bf16
 Q8_INLINE void float_tile(const uint8_t *const *rows, const float *x, int64_t stride, int64_t cols, bool prefetch,
                           float sums[FLOAT_ROWS][FLOAT_TILE], const bool bf16, const int tokens) {
   q8_floats total[FLOAT_ROWS][FLOAT_TILE];
-  Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++) Q8_UNROLL for (int t = 0; t < tokens; t++) total[r][t] = (q8_floats){ 0 };
+  Q8_UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
+    Q8_UNROLL for (int t = 0; t < tokens; t++) total[r][t] = (q8_floats){ 0 };
   int64_t k = 0;
   for (; k + Q8_LANES <= cols; k += Q8_LANES) {
     q8_floats v[FLOAT_TILE];
@@ -196,8 +198,8 @@ Q8_INLINE void float_tile(const uint8_t *const *rows, const float *x, int64_t st
   }
 }
 
-static void float_some(const uint8_t *const *rows, const float *x, int64_t stride, int64_t cols, bool bf16, bool prefetch,
-                       int tokens, float sums[FLOAT_ROWS][FLOAT_TILE]) {
+static void float_some(const uint8_t *const *rows, const float *x, int64_t stride, int64_t cols, bool bf16,
+                       bool prefetch, int tokens, float sums[FLOAT_ROWS][FLOAT_TILE]) {
 #define CASE(n)                                                                     \
   case n:                                                                           \
     if (bf16) float_tile(rows, x, stride, cols, prefetch, sums, true, n);           \
@@ -240,7 +242,8 @@ static void linear_float_rows(const linear_args *a, int64_t row, float *scratch)
     for (int64_t t = 0; t < a->tokens; t += FLOAT_TILE) {
       int tokens = (int)linear_min(FLOAT_TILE, a->tokens - t);
       float sums[FLOAT_ROWS][FLOAT_TILE];
-      float_some(rows, a->x + t * cols + k, cols, some, weight->type == TYPE_BF16 && !decode, t == 0 && !decode, tokens, sums);
+      bool bf16 = weight->type == TYPE_BF16 && !decode, prefetch = t == 0 && !decode;
+      float_some(rows, a->x + t * cols + k, cols, some, bf16, prefetch, tokens, sums);
       for (int i = 0; i < tokens; i++)
         for (int r = 0; r < count; r++) {
           float *out = a->out + (t + i) * weight->rows + row + r;
@@ -294,7 +297,8 @@ Q8_INLINE uint16_t quantize_group(const uint8_t *row, int8_t codes[Q8_COLS], con
 }
 
 static void quantize_panel(const matrix *source, int64_t panel, uint8_t *out) {
-  int64_t cols = source->cols, count = linear_min(Q8_ROWS, source->rows - panel * Q8_ROWS), width = linear_width(source);
+  int64_t cols = source->cols, width = linear_width(source);
+  int64_t count = linear_min(Q8_ROWS, source->rows - panel * Q8_ROWS);
   const uint8_t *rows[Q8_ROWS];
   for (int64_t r = 0; r < count; r++) rows[r] = linear_row(source, panel * Q8_ROWS + r);
   int32_t codes[Q8_ROWS][Q8_COLS / 4] = { 0 }; /* four columns in each */
@@ -305,7 +309,8 @@ static void quantize_panel(const matrix *source, int64_t panel, uint8_t *out) {
       uint8_t padded[Q8_COLS * 4] = { 0 };
       if (cols - k < Q8_COLS) group = memcpy(padded, group, (size_t)((cols - k) * width));
       else __builtin_prefetch(group + 512);
-      scales[r] = width == 2 ? quantize_group(group, (int8_t *)codes[r], true) : quantize_group(group, (int8_t *)codes[r], false);
+      int8_t *to = (int8_t *)codes[r];
+      scales[r] = width == 2 ? quantize_group(group, to, true) : quantize_group(group, to, false);
     }
     memcpy(out, scales, sizeof scales);
     for (int j = 0; j < Q8_COLS / 4; j++) {
@@ -320,7 +325,8 @@ static void quantize_q8(const quantize_args *a, team *team) {
   int64_t panels = linear_ceil(a->source->rows, Q8_ROWS), bytes = q8_bytes(Q8_ROWS, a->source->cols);
   int64_t share = 1 + (1 << 18) / bytes; /* some 0.1 ms */
   for (int64_t s; (s = team_next(team, linear_ceil(panels, share))) >= 0;)
-    for (int64_t p = s * share; p < linear_min(panels, (s + 1) * share); p++) quantize_panel(a->source, p, a->out + p * bytes);
+    for (int64_t p = s * share; p < linear_min(panels, (s + 1) * share); p++)
+      quantize_panel(a->source, p, a->out + p * bytes);
 }
 
 #endif

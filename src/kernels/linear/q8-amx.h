@@ -1,8 +1,8 @@
 /*
- * Many tokens with AMX. Tiles of bytes would have to be emptied and scaled after each group of 32 columns, which takes
- * twice as long as filling them; tiles of bfloat16 take groups at the same rate (a group fills a tile's 64 bytes) and sum
- * all of them in float32. Codes times scales are rounded to bfloat16 for it, as the activations are: an NMSE of some
- * 3·10⁻⁶, a tenth of what activations of 8 bits cost.
+ * Many tokens with AMX. Tiles of bytes would have to be emptied and scaled after each group of 32 columns, by count of
+ * instructions twice the work of filling them; tiles of bfloat16 take groups at the same rate (a group fills a tile's
+ * 64 bytes) and sum all of them in float32. Codes times scales are rounded to bfloat16 for it, as the activations are: an
+ * NMSE of some 3·10⁻⁶, a tenth of what activations of 8 bits cost.
  */
 #ifndef TUTTI_Q8_AMX_H
 #define TUTTI_Q8_AMX_H
@@ -37,15 +37,17 @@ static void amx_pack(const float *x, int64_t cols, int tokens, uint8_t *out) {
 static void amx_ready(const uint8_t *panel, int64_t groups, int64_t ahead, uint8_t *out) {
   const __m512i third = _mm512_set4_epi32(0x0e808080, 0x0a808080, 0x06808080, 0x02808080);
   const __m512i second = _mm512_set4_epi32(0x0d808080, 0x09808080, 0x05808080, 0x01808080);
-  const __m512i together = _mm512_add_epi32(_mm512_set1_epi32(16 << 16),
-    _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(0x10001)));
+  const __m512i fourth = _mm512_set1_epi32((int)0xff000000);
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i together = /* 0 16 1 17 … */
+    _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(0x10001)), _mm512_set1_epi32(16 << 16));
   for (int64_t g = 0; g < groups; g++, panel += Q8_BLOCK) {
     for (int line = 0; line < Q8_BLOCK; line += 64) __builtin_prefetch(panel + ahead + line);
     q8_floats scale = q8_from_bf16(panel) * 0x1p-24f; /* a code lies in the highest byte of its lane */
     for (int j = 0; j < 8; j++, out += 128) {
       __m512i codes = (__m512i)q8_load(panel + 32 + j * 64);
       __m512i lanes[4] = { _mm512_slli_epi32(codes, 24), _mm512_shuffle_epi8(codes, second),
-                           _mm512_shuffle_epi8(codes, third), _mm512_and_si512(codes, _mm512_set1_epi32((int)0xff000000)) };
+                           _mm512_shuffle_epi8(codes, third), _mm512_and_si512(codes, fourth) };
       q8_floats w[4];
       Q8_UNROLL for (int i = 0; i < 4; i++) w[i] = __builtin_convertvector((q8_ints)lanes[i], q8_floats) * scale;
       Q8_UNROLL for (int i = 0; i < 4; i += 2) {
@@ -57,8 +59,8 @@ static void amx_ready(const uint8_t *panel, int64_t groups, int64_t ahead, uint8
 }
 
 /* As q8_tile; the second panel lies panel_bytes and panel_sums behind the first. */
-Q8_INLINE void amx_tile(const uint8_t *weights, int64_t panel_bytes, int64_t groups, const uint8_t *x, bool more, float *sums,
-                        int64_t panel_sums, const bool two_panels, const bool two_tiles) {
+Q8_INLINE void amx_tile(const uint8_t *weights, int64_t panel_bytes, int64_t groups, const uint8_t *x, bool more,
+                        float *sums, int64_t panel_sums, const bool two_panels, const bool two_tiles) {
   enum { STRIDE = 64, TILE = 16 * 16 };
   float *other = sums + panel_sums;
   if (more) {

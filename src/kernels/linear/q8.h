@@ -1,7 +1,7 @@
 /*
- * Products of Q8 weights and quantised activations. Lanes are the 16 rows of a panel, so nothing is ever summed across a
- * vector, and a row's sum goes through the groups of 32 columns in their order whatever the tile: one token alone and the
- * same token among hundreds give the same bits.
+ * Products of Q8 weights and quantised activations. Lanes are the 16 rows of a panel, so nothing is ever summed across
+ * a vector, and a row's sum goes through the groups of 32 columns in their order whatever the tile: one token alone and
+ * the same token among hundreds give the same bits.
  *
  * Within a group the sum is of integers and exact. What the activations become depends on the machine:
  *   bytes     −127 … 127, four to a step, where there are dot products of bytes (AVX-512 VNNI, NEON dotprod)
@@ -94,7 +94,9 @@ Q8_INLINE int32_t q8_highest(q8_ints v) {
 Q8_INLINE q8_floats q8_from_bf16(const uint8_t *at) {
   return (q8_floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)at)), 16);
 }
-Q8_INLINE q8_ints q8_dot(q8_ints sum, q8_ints w, q8_ints x) { return sum + (q8_ints)_mm256_madd_epi16((__m256i)w, (__m256i)x); }
+Q8_INLINE q8_ints q8_dot(q8_ints sum, q8_ints w, q8_ints x) {
+  return sum + (q8_ints)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+}
 #else
 Q8_INLINE q8_ints q8_max(q8_ints a, q8_ints b) { q8_ints more = a > b; return (a & more) | (b & ~more); }
 Q8_INLINE int32_t q8_highest(q8_ints v) {
@@ -109,7 +111,9 @@ Q8_INLINE q8_floats q8_from_bf16(const uint8_t *at) {
 }
 #if defined(__SSE2__)
 Q8_INLINE q8_ints q8_round(q8_floats v) { return (q8_ints)_mm_cvtps_epi32((__m128)v); }
-Q8_INLINE q8_ints q8_dot(q8_ints sum, q8_ints w, q8_ints x) { return sum + (q8_ints)_mm_madd_epi16((__m128i)w, (__m128i)x); }
+Q8_INLINE q8_ints q8_dot(q8_ints sum, q8_ints w, q8_ints x) {
+  return sum + (q8_ints)_mm_madd_epi16((__m128i)w, (__m128i)x);
+}
 #else
 Q8_INLINE q8_ints q8_round(q8_floats v) {
   q8_ints rounded;
@@ -167,9 +171,9 @@ Q8_INLINE void q8_prepare(q8_ints codes, q8_ints step[Q8_PARTS]) {
 /* ---- activations */
 
 /*
- * The codes of 32 values in groups[0 … 31] and their scale: the largest magnitude / `largest`. Below 2^−110 a group counts
- * as zero (its inverse scale would not be a number). A value that is not finite makes the scale NaN, and with it every
- * product of the group.
+ * Codes of 32 values, −largest … largest, and their scale, the largest magnitude / `largest`. Below 2^−110 a group
+ * counts as zero (its inverse scale would not be a number). A value that is not finite makes the scale NaN, and with it
+ * every product of the group.
  */
 Q8_INLINE float q8_quantize(const float *x, float largest, int32_t codes[Q8_COLS]) {
   q8_ints highest = { 0 };
@@ -180,7 +184,8 @@ Q8_INLINE float q8_quantize(const float *x, float largest, int32_t codes[Q8_COLS
   float inverse = usable ? largest / magnitude : 0;
   if (!usable) memset(codes, 0, Q8_COLS * sizeof *codes);
   else
-    Q8_UNROLL for (int i = 0; i < Q8_COLS; i += Q8_LANES) q8_store(codes + i, q8_round(q8_load_floats(x + i) * inverse));
+    Q8_UNROLL for (int i = 0; i < Q8_COLS; i += Q8_LANES)
+      q8_store(codes + i, q8_round(q8_load_floats(x + i) * inverse));
   return bits >= 0x7f800000 ? NAN : usable ? magnitude / largest : 0;
 }
 
@@ -235,11 +240,12 @@ static inline void q8_ready(const uint8_t *panel, int64_t groups, int64_t ahead,
 }
 
 /*
- * sums [panel][token][16] of `panels` panels (each panel_bytes after the other) and `tokens` tokens; `more`: added to what
- * is there. The weights are as stored, or made ready. All but the first line are constants once this is inlined.
+ * sums [panel][token][16] of `panels` panels (each panel_bytes after the other) and `tokens` tokens; `more`: added to
+ * what is there. The weights are as stored, or made ready. What is const is a constant once this is inlined.
  */
-Q8_INLINE void q8_tile(const uint8_t *weights, int64_t panel_bytes, int64_t groups, const uint8_t *x, bool more, float *sums,
-                       int64_t panel_sums, const bool stored, const bool prefetch, const int panels, const int tokens) {
+Q8_INLINE void q8_tile(const uint8_t *weights, int64_t panel_bytes, int64_t groups, const uint8_t *x, bool more,
+                       float *sums, int64_t panel_sums, const bool stored, const bool prefetch, const int panels,
+                       const int tokens) {
   enum { N = Q8_PANELS * Q8_VECTORS };
   const int count = panels * Q8_VECTORS, block = stored ? Q8_BLOCK : Q8_READY, at_once = stored ? Q8_PARTS : 1;
   q8_floats total[Q8_TILE][N];
@@ -248,7 +254,8 @@ Q8_INLINE void q8_tile(const uint8_t *weights, int64_t panel_bytes, int64_t grou
     total[t][n] = more ? q8_load_floats(at) : (q8_floats){ 0 };
   }
   for (int64_t g = 0; g < groups; g++, weights += block, x += tokens * Q8_RECORD) {
-    if (prefetch) Q8_UNROLL for (int line = 0; line < Q8_BLOCK; line += 64) __builtin_prefetch(weights + Q8_AHEAD + line);
+    if (prefetch)
+      Q8_UNROLL for (int line = 0; line < Q8_BLOCK; line += 64) __builtin_prefetch(weights + Q8_AHEAD + line);
     q8_ints dot[Q8_TILE][N];
     Q8_UNROLL for (int t = 0; t < tokens; t++) {
       int32_t begin = 0;
@@ -271,7 +278,8 @@ Q8_INLINE void q8_tile(const uint8_t *weights, int64_t panel_bytes, int64_t grou
     }
     Q8_UNROLL for (int n = 0; n < count; n++) {
       const uint8_t *at = weights + n / Q8_VECTORS * panel_bytes;
-      q8_floats scale = stored ? q8_from_bf16(at + n % Q8_VECTORS * Q8_LANES * 2) : q8_load_floats(at + n % Q8_VECTORS * Q8_WIDTH);
+      int vector = n % Q8_VECTORS;
+      q8_floats scale = stored ? q8_from_bf16(at + vector * Q8_LANES * 2) : q8_load_floats(at + vector * Q8_WIDTH);
       Q8_UNROLL for (int t = 0; t < tokens; t++) {
         float x_scale;
         memcpy(&x_scale, x + (Q8_STEPS * tokens + t) * 4, 4);

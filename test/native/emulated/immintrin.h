@@ -1,6 +1,6 @@
 /*
- * The meaning, in plain C, of those AVX-512 and AMX instructions that the kernels use, so that machines without them can
- * test these kernels: compile with -I test/native/emulated and the macros that the real flags would define.
+ * The meaning, in plain C, of those AVX-512 and AMX instructions that linear.c uses, so that machines without them can
+ * test it: compile with -I test/native/emulated and the macros that the real flags would define.
  */
 #ifndef TUTTI_EMULATED_IMMINTRIN_H
 #define TUTTI_EMULATED_IMMINTRIN_H
@@ -13,17 +13,29 @@ typedef long long __m512i __attribute__((vector_size(64), may_alias));
 typedef float __m512 __attribute__((vector_size(64), may_alias));
 typedef short __m512bh __attribute__((vector_size(64), may_alias));
 typedef long long __m256i __attribute__((vector_size(32), may_alias));
-typedef union { int32_t i[16]; uint32_t u[16]; uint16_t h[32]; int8_t b[64]; uint8_t c[64]; float f[16]; __m512i v; __m512 s; __m512bh bh; } emulated;
+typedef union {
+  int32_t i[16];
+  uint32_t u[16];
+  uint16_t h[32];
+  int8_t b[64];
+  uint8_t c[64];
+  float f[16];
+  __m512i v;
+  __m512 s;
+  __m512bh bh;
+} emulated;
 #define EMULATED(member, ...) \
   { emulated r = { 0 }; __VA_ARGS__; return r member; }
 #define LANES(...) for (int n = 0; n < 16; n++) __VA_ARGS__
 
 static inline __m512i _mm512_set1_epi32(int a) EMULATED(.v, LANES(r.i[n] = a))
-static inline __m512i _mm512_set4_epi32(int d, int c, int b, int a) EMULATED(.v, LANES(r.i[n] = (int[]){ a, b, c, d }[n % 4]))
-static inline __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j, int k, int l,
-                                        int m, int o, int p, int q)
+static inline __m512i _mm512_set4_epi32(int d, int c, int b, int a)
+  EMULATED(.v, LANES(r.i[n] = (int[]){ a, b, c, d }[n % 4]))
+static inline __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j, int k,
+                                        int l, int m, int o, int p, int q)
   EMULATED(.v, LANES(r.i[n] = ((int[]){ a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q })[n]))
-static inline __m512i _mm512_slli_epi32(__m512i a, unsigned by) EMULATED(.v, emulated x = { .v = a }; LANES(r.u[n] = x.u[n] << by))
+static inline __m512i _mm512_slli_epi32(__m512i a, unsigned by)
+  EMULATED(.v, emulated x = { .v = a }; LANES(r.u[n] = x.u[n] << by))
 static inline __m512i _mm512_and_si512(__m512i a, __m512i b) { return a & b; }
 static inline __m512i _mm512_add_epi32(__m512i a, __m512i b)
   EMULATED(.v, emulated x = { .v = a }; emulated y = { .v = b }; LANES(r.u[n] = x.u[n] + y.u[n]))
@@ -39,14 +51,16 @@ static inline int _mm512_reduce_max_epi32(__m512i a) {
 }
 static inline __m512i _mm512_cvtps_epi32(__m512 a)
   EMULATED(.v, emulated x = { .s = a }; LANES(r.i[n] = fabsf(x.f[n]) < 0x1p31f ? (int32_t)rintf(x.f[n]) : INT32_MIN))
-static inline __m512i _mm512_cvtepu16_epi32(__m256i a) EMULATED(.v, uint16_t h[16]; memcpy(h, &a, 32); LANES(r.i[n] = h[n]))
+static inline __m512i _mm512_cvtepu16_epi32(__m256i a)
+  EMULATED(.v, uint16_t h[16]; memcpy(h, &a, 32); LANES(r.i[n] = h[n]))
 static inline __m256i _mm256_loadu_si256(const void *at) { __m256i v; memcpy(&v, at, 32); return v; }
 static inline void _mm512_storeu_si512(void *at, __m512i v) { memcpy(at, &v, 64); }
 static inline __m512i _mm512_shuffle_epi8(__m512i a, __m512i b)
   EMULATED(.v, emulated x = { .v = a }; emulated y = { .v = b };
            for (int n = 0; n < 64; n++) r.c[n] = y.c[n] & 128 ? 0 : x.c[n / 16 * 16 + (y.c[n] & 15)])
 static inline __m512i _mm512_permutexvar_epi16(__m512i index, __m512i a)
-  EMULATED(.v, emulated x = { .v = a }; emulated y = { .v = index }; for (int n = 0; n < 32; n++) r.h[n] = x.h[y.h[n] & 31])
+  EMULATED(.v, emulated x = { .v = a }; emulated y = { .v = index };
+           for (int n = 0; n < 32; n++) r.h[n] = x.h[y.h[n] & 31])
 static inline __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b)
   EMULATED(.v, emulated x = { .v = a }; emulated y = { .v = b }; r.v = sum;
            for (int n = 0; n < 64; n++) r.i[n / 4] += x.c[n] * y.b[n])
