@@ -43,12 +43,12 @@ INLINE void decode_row(const uint8_t *blocks, const uint8_t *scales, int64_t gro
 }
 
 /* The row times each of `tokens` ≤ 4 tokens, two accumulators each. */
-INLINE void exact_dots(const float *row, int64_t cols, const float *const *x, const int tokens, float *out, int64_t stride) {
+INLINE void exact_dots(const float *row, int64_t cols, const float *x, const int tokens, float *out, int64_t stride) {
   vf sums[4][2] = {0};
   for (int64_t i = 0; i < cols; i += 2 * VL) {
     for (int m = 0; m < tokens; m++) {
       for (int k = 0; k < 2; k++) {
-        sums[m][k] += vf_load(row + i + k * VL) * vf_load(x[m] + i + k * VL);
+        sums[m][k] += vf_load(row + i + k * VL) * vf_load(x + m * cols + i + k * VL);
       }
     }
   }
@@ -56,15 +56,15 @@ INLINE void exact_dots(const float *row, int64_t cols, const float *const *x, co
 }
 
 /* `row` has room for a row of floats. */
-static void multiply_exactly(weight_rows w, int64_t rows, const float *const *x, int tokens, float *out, float *row) {
+static void multiply_exactly(weight_rows w, int64_t rows, const float *x, int tokens, float *out, float *row) {
   const int64_t cols = w.groups * MXFP4_COLS;
   for (int64_t r = 0; r < rows; r++) {
     const weight_rows at = rows_from(w, r);
     for (int64_t g = 0; g < w.groups; g += 4) __builtin_prefetch(at.blocks + (2 * w.groups + g) * MXFP4_BYTES);
     decode_row(at.blocks, at.scales, w.groups, row);
     int m = 0;
-    for (; m + 4 <= tokens; m += 4) exact_dots(row, cols, x + m, 4, out + m * rows + r, rows);
-    for (; m < tokens; m++) exact_dots(row, cols, x + m, 1, out + m * rows + r, rows);
+    for (; m + 4 <= tokens; m += 4) exact_dots(row, cols, x + m * cols, 4, out + m * rows + r, rows);
+    for (; m < tokens; m++) exact_dots(row, cols, x + m * cols, 1, out + m * rows + r, rows);
   }
 }
 

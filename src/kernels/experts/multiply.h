@@ -1,46 +1,26 @@
 /*
- * Rows of MXFP4 weights by int8 activations, for any number of tokens.
+ * Rows of MXFP4 weights by int8 activations, x [tokens, groups], to out [tokens, rows], for any number of tokens.
  *   few tokens    weights go from memory through registers, once: the speed of memory
  *   more tokens   a panel of ROW_TILE rows is decoded into the first-level cache and meets all tokens there
  */
 #ifndef TUTTI_EXPERTS_MULTIPLY_H
 #define TUTTI_EXPERTS_MULTIPLY_H
-#include <stdbool.h>
-#include "mxfp4.h"
+#include "panel.h"
+#include "tiles.h"
 
-/* Rows of one expert's matrix. */
-typedef struct weight_rows {
-  const uint8_t *blocks, *scales;
-  int64_t groups; /* of a row */
-} weight_rows;
-
-INLINE weight_rows rows_from(weight_rows w, int64_t row) {
-  return (weight_rows){w.blocks + row * w.groups * MXFP4_BYTES, w.scales + row * w.groups, w.groups};
-}
-
-enum {
-  FEW_TOKENS = 8,    /* up to here a decoded panel does not pay */
-  ROW_BLOCKS = 2, ROW_TILE = ROW_BLOCKS * LANES,
-  TOKEN_TILE = 6,
-  PANEL_GROUPS = 480 / ROW_TILE, /* × 32 bytes × rows: half of a first-level cache */
-};
-
-typedef struct panel {
-  lane_codes codes[PANEL_GROUPS][8][ROW_BLOCKS];
-  lane_floats scales[PANEL_GROUPS][ROW_BLOCKS];
-} panel;
+enum { FEW_TOKENS = 8 }; /* up to here a decoded panel does not pay */
 
 /* ---- few tokens */
 
 INLINE void multiply_groups(const uint8_t *blocks, const uint8_t *scales, int64_t groups, int64_t g, const int count,
-                                   const group_q8 *const *x, const int tokens, lane_floats *acc) {
+                            const group_q8 *x, const int tokens, lane_floats *acc) {
   const lane_scales s = load_scales(scales + g, groups, count);
   for (int i = 0; i < count; i++) {
     lane_codes w[8];
     load_codes(blocks + (g + i) * MXFP4_BYTES, groups * MXFP4_BYTES, w);
     const lane_floats scale = scale_of(s, i);
     for (int m = 0; m < tokens; m++) {
-      const group_q8 *at = x[m] + g + i;
+      const group_q8 *at = x + m * groups + g + i;
       lane_dot dot = dot_begin(at);
       for (int j = 0; j < 8; j++) dot = dot_step(dot, w[j], at->codes + 4 * j);
       acc[m] += dot_end(dot) * (scale * at->scale);
@@ -56,7 +36,7 @@ INLINE void prefetch_rows(const uint8_t *blocks, const uint8_t *scales, int64_t 
   __builtin_prefetch(scales + LANES * (groups + g), 0, 2);
 }
 
-INLINE void multiply_few_by(weight_rows w, int64_t rows, const group_q8 *const *x, const int tokens, float *out) {
+INLINE void multiply_few_by(weight_rows w, int64_t rows, const group_q8 *x, const int tokens, float *out) {
   for (int64_t r = 0; r < rows; r += LANES) {
     const weight_rows at = rows_from(w, r);
     lane_floats acc[FEW_TOKENS] = {0};
@@ -71,7 +51,7 @@ INLINE void multiply_few_by(weight_rows w, int64_t rows, const group_q8 *const *
 }
 
 /* The number of tokens is known to the compiler, so that sums stay in registers. */
-static void multiply_few(weight_rows w, int64_t rows, const group_q8 *const *x, int tokens, float *out) {
+static void multiply_few(weight_rows w, int64_t rows, const group_q8 *x, int tokens, float *out) {
   switch (tokens) {
     case 1: multiply_few_by(w, rows, x, 1, out); break;
     case 2: multiply_few_by(w, rows, x, 2, out); break;
@@ -86,46 +66,6 @@ static void multiply_few(weight_rows w, int64_t rows, const group_q8 *const *x, 
 
 /* ---- more tokens */
 
-static void decode_panel(weight_rows w, int64_t g, int count, panel *to) {
-  for (int b = 0; b < ROW_BLOCKS; b++) {
-    const weight_rows at = rows_from(w, b * LANES);
-    for (int i = 0; i < count; i++) {
-      lane_codes codes[8];
-      load_codes(at.blocks + (g + i) * MXFP4_BYTES, w.groups * MXFP4_BYTES, codes);
-      for (int j = 0; j < 8; j++) to->codes[i][j][b] = codes[j];
-    }
-    for (int i = 0; i < count; i += 4) {
-      const int some = count - i < 4 ? count - i : 4;
-      const lane_scales s = load_scales(at.scales + g + i, w.groups, some);
-      for (int k = 0; k < some; k++) to->scales[i + k][b] = scale_of(s, k);
-    }
-  }
-}
-
-INLINE void multiply_tile(const panel *w, int64_t g, int count, const group_q8 *const *x, const int tokens,
-                                 float *out, int64_t stride) {
-  lane_floats acc[TOKEN_TILE][ROW_BLOCKS];
-  for (int m = 0; m < tokens; m++) memcpy(acc[m], out + m * stride, sizeof acc[m]);
-  for (int i = 0; i < count; i++) {
-    const group_q8 *at[TOKEN_TILE];
-    lane_dot dot[TOKEN_TILE][ROW_BLOCKS];
-    for (int m = 0; m < tokens; m++) {
-      at[m] = x[m] + g + i;
-      for (int b = 0; b < ROW_BLOCKS; b++) dot[m][b] = dot_begin(at[m]);
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
-      for (int m = 0; m < tokens; m++) {
-        for (int b = 0; b < ROW_BLOCKS; b++) dot[m][b] = dot_step(dot[m][b], w->codes[i][j][b], at[m]->codes + 4 * j);
-      }
-    }
-    for (int m = 0; m < tokens; m++) {
-      for (int b = 0; b < ROW_BLOCKS; b++) acc[m][b] += dot_end(dot[m][b]) * (w->scales[i][b] * at[m]->scale);
-    }
-  }
-  for (int m = 0; m < tokens; m++) memcpy(out + m * stride, acc[m], sizeof acc[m]);
-}
-
 /* Rows `from` … `to` of the tile's share of the weights that come next. */
 static void prefetch_panel(const uint8_t *next, int64_t row_bytes, int from, int to) {
   for (int r = from; r < to; r++) {
@@ -133,8 +73,9 @@ static void prefetch_panel(const uint8_t *next, int64_t row_bytes, int from, int
   }
 }
 
-static void multiply_many(weight_rows w, int64_t rows, const group_q8 *const *x, int tokens, float *out, panel *decoded) {
+static void multiply_many(weight_rows w, int64_t rows, const group_q8 *x, int tokens, float *out, panel *decoded) {
   memset(out, 0, (size_t)(tokens * rows) * sizeof *out);
+  begin_tiles();
   for (int64_t r = 0; r < rows; r += ROW_TILE) {
     const weight_rows at = rows_from(w, r);
     for (int64_t g = 0; g < w.groups; g += PANEL_GROUPS) {
@@ -144,18 +85,11 @@ static void multiply_many(weight_rows w, int64_t rows, const group_q8 *const *x,
       for (int m = 0; m < tokens; m += TOKEN_TILE) {
         const int some = tokens - m < TOKEN_TILE ? tokens - m : TOKEN_TILE;
         prefetch_panel(next, w.groups * MXFP4_BYTES, ROW_TILE * m / tokens, ROW_TILE * (m + some) / tokens);
-        float *to = out + m * rows + r;
-        switch (some) {
-          case 1: multiply_tile(decoded, g, count, x + m, 1, to, rows); break;
-          case 2: multiply_tile(decoded, g, count, x + m, 2, to, rows); break;
-          case 3: multiply_tile(decoded, g, count, x + m, 3, to, rows); break;
-          case 4: multiply_tile(decoded, g, count, x + m, 4, to, rows); break;
-          case 5: multiply_tile(decoded, g, count, x + m, 5, to, rows); break;
-          default: multiply_tile(decoded, g, count, x + m, 6, to, rows);
-        }
+        multiply_tile(decoded, count, x + m * w.groups + g, w.groups, some, out + m * rows + r, rows);
       }
     }
   }
+  end_tiles();
 }
 
 #endif
