@@ -32,7 +32,7 @@ const layers: Record<string, string[]> = {
   hub: ['checkpoint', 'device', 'model'],
   server: ['agent', 'engine', 'harmony', 'tokenizer', 'grammar', 'tools', 'safety', 'store', 'hub'],
   evals: ['agent', 'harmony'],
-  index: ['hub', 'checkpoint', 'device', 'model', 'engine', 'agent', 'harmony', 'tokenizer', 'grammar'],
+  index: ['hub', 'checkpoint', 'type kernels', 'device', 'model', 'engine', 'agent', 'harmony', 'tokenizer', 'grammar'],
   cli: ['*'],
 }
 const mayUseNode = /\.node\.ts$|^src\/(cli|evals|hub|store)\//

@@ -16,7 +16,7 @@ export function openDevice(options: DeviceOptions, env = process.env): { device:
     const threads = options.threads ?? numThreads(env.TUTTI_THREADS)
     return { device: new CpuDevice(native, { ...options, threads, level: env.TUTTI_CPU || undefined }) }
   }
-  const cure = 'install a C compiler (cc) and run "npm run prepare"'
+  const cure = 'in a clone, install a C compiler (cc) and run "npm run prepare"'
   if (options.device === 'cpu') throw new DeviceError(`there are no native kernels (${native}): ${cure}`)
   return {
     device: new ReferenceDevice(),
