@@ -119,13 +119,15 @@ static void copy_queries(const tile *t, int first_head, int64_t token) {
   const int heads_per_key = args->num_heads / args->num_kv_heads, dim = args->head_dim;
   const int64_t width = (int64_t)(args->num_heads + 2 * args->num_kv_heads) * dim;
   const float scale = (float)(1.4426950408889634 / sqrt(dim));
-  float *out = t->queries;
+  float *out;
   const int last_head = (int)least(args->num_kv_heads, first_head + t->plan.heads);
-  for (int head = first_head; head < last_head; head++, out = t->queries + (int64_t)(head - first_head) * t->plan.queries * dim)
+  for (int head = first_head; head < last_head; head++) {
+    out = t->queries + (int64_t)(head - first_head) * t->plan.queries * dim;
     for (int64_t n = 0; n < t->num_queries / heads_per_key; n++) {
       const float *from = args->qkv + (t->piece->row + token + n) * width + (int64_t)head * heads_per_key * dim;
       for (int i = 0; i < heads_per_key * dim; i++) *out++ = from[i] * scale;
     }
+  }
 }
 
 /* Scores of `queries` with the run's columns, as the cache holds the keys: of CACHE_BF16 in pairs. */
@@ -302,7 +304,8 @@ static void attend_range(const tile *t, int first_head, int64_t begin, int64_t e
         .ahead = head + 1 < num_heads ? keys + head_bytes : next_page,
         .ahead_step = ahead_step, .ahead_column = ahead_step * row_blocks,
       };
-      attend_run(t, t->queries + (int64_t)head * t->plan.queries * dim, state_of_head(t->state, &t->plan, dim, head), &r);
+      const float *queries = t->queries + (int64_t)head * t->plan.queries * dim;
+      attend_run(t, queries, state_of_head(t->state, &t->plan, dim, head), &r);
     }
   }
 }
@@ -315,7 +318,8 @@ static void join_ranges(const piece_plan *plan, int head_dim, softmax_state stat
   const int width = padded_dim(head_dim);
   float max = sink * log2_e;
   if (!(max > lowest_score)) max = isnan(max) ? max : lowest_score;
-  for (int64_t i = 0; i < plan->ranges; i++) max = state.maxima[i * stride + query] > max ? state.maxima[i * stride + query] : max;
+  for (int64_t i = 0; i < plan->ranges; i++)
+    if (state.maxima[i * stride + query] > max) max = state.maxima[i * stride + query];
   float total = vf_exp2(vf_splat(sink * log2_e - max))[0];
   float sums[PRODUCT_COLUMNS];
   for (int64_t range = 0; range < plan->ranges; range++)
@@ -370,12 +374,13 @@ static void write_caches(const attention_args *args, team *team) {
       const float *keys = args->qkv + (piece->row + n) * width + (int64_t)args->num_heads * dim;
       const float *values = keys + (int64_t)num_kv_heads * dim;
       for (int head = 0; head < num_kv_heads; head++)
-        write_token(args->cache, page + head * head_bytes, dim, (int)(place % PAGE_TOKENS), keys + head * dim, values + head * dim);
+        write_token(args->cache, page + head * head_bytes, dim, (int)(place % PAGE_TOKENS), keys + head * dim,
+                    values + head * dim);
     }
   }
 }
 
-/* The share-th share of all pieces: its piece's plan, and what is left of `share`. `offset`: floats of the states before. */
+/* The share-th share of all pieces: its piece and plan, what is left of `share`, and how many floats of states precede. */
 static const piece *find_share(const attention_args *args, int num_threads, int64_t *share, piece_plan *plan,
                                int64_t *offset) {
   *offset = 0;

@@ -34,7 +34,8 @@ static void rope(const rope_args *args, team *team) {
       }
       const float *from = args->qkv + t * width;
       float *to = args->out + t * width;
-      for (int64_t at = 0; at < width - values; at += args->head_dim) turn_head(from + at, cosines, sines, half, to + at);
+      for (int64_t at = 0; at < width - values; at += args->head_dim)
+        turn_head(from + at, cosines, sines, half, to + at);
       if (to != from) memcpy(to + width - values, from + width - values, values * sizeof(float));
     }
 }
