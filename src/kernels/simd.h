@@ -1,6 +1,6 @@
 /*
- * Vectors of VL floats through the compiler's own vector types: the same source for SSE2, AVX2, AVX-512 and NEON. Products
- * and sums are written a * b + c; the compiler contracts them to fused multiply-adds where the instruction set has them.
+ * Vectors of VL floats through the compiler's own vector types: the same source for SSE2, AVX2, AVX-512 and NEON.
+ * Products and sums are written a * b + c; the compiler contracts them to fused multiply-adds where there are any.
  * A scalar meets a vector as itself in every lane.
  */
 #ifndef TUTTI_SIMD_H

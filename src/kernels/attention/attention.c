@@ -15,7 +15,7 @@
 #include "pages.h"
 #include "product.h"
 
-/* A tile's queries for one key/value head, at most, before tiles get fewer tokens; and up to which pages are streamed. */
+/* A tile's queries for one key/value head, before it gets fewer tokens; and up to how many pages are streamed. */
 enum { TILE_QUERIES = 96, STREAMED_QUERIES = 16 };
 
 /* Where the running maximum begins: below every score, and −∞ minus it is still −∞. */
@@ -248,7 +248,7 @@ INLINE float soften(float *row, const run *r, bool paired, float max) {
   return vf_sum(total);
 }
 
-/* Scores of tokens that a query does not see become −∞: those outside the run, after the query, and before its window. */
+/* Scores of tokens that a query does not see become −∞: outside the run, after the query, before its window. */
 static void mask_row(const tile *t, const run *r, int64_t position, bool paired, float *row) {
   const int64_t first = first_seen(t->args, t->piece, position);
   const int begin = r->begin + (int)least(most(first - r->position, 0), r->end - r->begin);
@@ -313,8 +313,8 @@ static void attend_range(const tile *t, int first_head, int64_t begin, int64_t e
 /* ---- joining */
 
 /* out [head_dim] of one query: its ranges' sums `stride` floats apart, and the sink. */
-static void join_ranges(const piece_plan *plan, int head_dim, softmax_state state, int64_t stride, int query, float sink,
-                        bool paired, float *out) {
+static void join_ranges(const piece_plan *plan, int head_dim, softmax_state state, int64_t stride, int query,
+                        float sink, bool paired, float *out) {
   const int width = padded_dim(head_dim);
   float max = sink * log2_e;
   if (!(max > lowest_score)) max = isnan(max) ? max : lowest_score;
@@ -380,7 +380,7 @@ static void write_caches(const attention_args *args, team *team) {
   }
 }
 
-/* The share-th share of all pieces: its piece and plan, what is left of `share`, and how many floats of states precede. */
+/* The share-th share of all pieces: its piece and plan, what is left of `share`, the floats of states before it. */
 static const piece *find_share(const attention_args *args, int num_threads, int64_t *share, piece_plan *plan,
                                int64_t *offset) {
   *offset = 0;

@@ -1,9 +1,9 @@
 /*
  * Pages of the cache: one key/value head's part of a page, how it is written, and how it becomes floats.
  *
- * CACHE_BF16 is described in cpu.h. CACHE_Q8 has int8 codes where CACHE_BF16 has words, and before the keys as before the
- * values their scales, bfloat16, [⌈headDim / 32⌉][PAGE_TOKENS]: one for each 32 dimensions of a token. Scales of many
- * tokens lie side by side, since tokens are columns for keys, and since weights are scaled before they meet values.
+ * CACHE_BF16 is described in cpu.h. CACHE_Q8 has int8 codes where CACHE_BF16 has words, and before the keys as before
+ * the values their scales, bfloat16, [⌈headDim / 32⌉][PAGE_TOKENS]: one for each 32 dimensions of a token. Scales of
+ * many tokens lie side by side: tokens are columns for keys, and weights are scaled before they meet values.
  */
 #ifndef TUTTI_ATTENTION_PAGES_H
 #define TUTTI_ATTENTION_PAGES_H

@@ -1,7 +1,7 @@
 /*
- * The one product that attention is made of: out [rows, columns] (+)= a [rows, terms] · b [terms, columns], b row by row
- * from a cache or from scratch. Queries meet keys this way (terms are dimensions, columns are tokens), and weights meet
- * values (terms are tokens, columns are dimensions).
+ * The one product that attention is made of: out [rows, columns] (+)= a [rows, terms] · b [terms, columns], b row by
+ * row from a cache or from scratch. Queries meet keys this way (terms are dimensions, columns are tokens), and weights
+ * meet values (terms are tokens, columns are dimensions).
  */
 #ifndef TUTTI_ATTENTION_PRODUCT_H
 #define TUTTI_ATTENTION_PRODUCT_H
@@ -17,7 +17,7 @@ enum { PRODUCT_VECTORS = 2 };
 #endif
 enum { PRODUCT_ROWS = 6, PRODUCT_COLUMNS = PRODUCT_VECTORS * VL };
 
-/* What b holds. Words of bfloat16 are taken in pairs: of each 2 · VL columns of `out`, first the even ones, then the odd. */
+/* What b holds. Words of bfloat16 are taken in pairs: of 2 · VL columns of `out`, first the even ones, then the odd. */
 typedef enum { TERMS_FLOAT, TERMS_BF16, TERMS_INT8 } terms_type;
 
 /* Where column i of such an `out` lies. */
