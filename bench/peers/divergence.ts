@@ -10,7 +10,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { openFolder } from '../../src/checkpoint/source.node.ts'
 import { openDevice } from '../../src/device/open.node.ts'
@@ -103,4 +103,9 @@ async function main(): Promise<void> {
   print(device.name, (await ours(folder, device, tokensOf)).logs)
 }
 
-if (import.meta.main) await main()
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  await main().catch(error => {
+    console.error(error.message)
+    process.exitCode = 1
+  })
+}

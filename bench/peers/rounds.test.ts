@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { publishedConfig } from '../../scripts/make-checkpoint.ts'
+import { divergence } from './divergence.ts'
 import { benchTests, benchValues } from './ik.ts'
 import { bytesPerToken } from './limit.ts'
 import { allNames, groupsOf, isVoid, type Run, resultOf, usualNames } from './rounds.ts'
@@ -86,4 +87,13 @@ test('llama-bench is asked for what is wanted and nothing else', () => {
   ]
   assert.deepEqual(benchValues(['decode', 'prefill-64'], rows), { decode: 4.7, 'prefill-64': 21.5 })
   assert.throws(() => benchValues(['prefill-512'], rows), /printed nothing of prefill-512/)
+})
+
+test('the divergence of distributions is 0 between equal ones and has its textbook value elsewhere', () => {
+  const logs = (...rows: number[]) => Float64Array.from(rows, Math.log)
+  const p = logs(0.5, 0.5, 0.9, 0.1)
+  assert.deepEqual(divergence(p, p, 2), { mean: 0, sameTop: 1 })
+  const { mean, sameTop } = divergence(p, logs(0.5, 0.5, 0.1, 0.9), 2)
+  assert.ok(Math.abs(mean - (0.8 * Math.log(9)) / 2) < 1e-12)
+  assert.equal(sameTop, 0.5)
 })

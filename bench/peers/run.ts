@@ -9,7 +9,7 @@
  *
  * --fresh forgets runs of an interrupted call. --noisy counts every run, on a machine that is not quiet: for trying out.
  */
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { appendFileSync, existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -34,6 +34,8 @@ interface Setting {
   rounds: number
   noisy: boolean
   cpu: string
+  /** Of the clone, where git tells it: runs of other code are not gone on with. */
+  commit: string
 }
 
 const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
@@ -156,6 +158,11 @@ function largestIn(folder: string): string {
   return sized.sort((a, b) => b.size - a.size)[0].path
 }
 
+function commit(): string {
+  const { stdout } = spawnSync('git', ['rev-parse', 'HEAD'], { cwd: here('.'), encoding: 'utf8' })
+  return stdout?.trim() ?? ''
+}
+
 function show({ measure, ours, peer, ratio, limit, unit, spread, plainRead, rounds }: Result): string {
   const side = (value: number, [least, most]: readonly [number, number]) => `${value} (${least}–${most})`
   return (
@@ -186,7 +193,7 @@ async function main(): Promise<void> {
   }
   const rounds = Number(values.rounds)
   const options = { device, precision, cache } as DeviceOptions
-  const setting = { folder, gguf, options, rounds, noisy, cpu: machine() }
+  const setting = { folder, gguf, options, rounds, noisy, cpu: machine(), commit: commit() }
   for (const group of groupsOf(positionals.length > 0 ? positionals : usualNames())) {
     for (const result of await measureGroup(group, setting, values.fresh)) {
       appendFileSync(join(benchFolder(), 'peers-results.jsonl'), `${JSON.stringify(result)}\n`)
