@@ -1,8 +1,8 @@
 /*
  * AVX-512 VNNI and AMX where the CPU has neither, through SIMDe (Debian: libsimde-dev) and plain C, to test results:
  *   mkdir shadow && echo '#include_next <immintrin.h>' >shadow/immintrin.h   # SIMDe first, the compiler's own after
- *   gcc -O2 -std=gnu11 -ffp-contract=fast -mavx2 -mfma -mf16c -mbmi -mbmi2 -Wno-psabi -pthread -Ishadow -D_GNU_SOURCE [-DEMULATE_AMX] \
- *     -include test/native/emulated.h test/native/experts-harness.c -lm -o emulated && ./emulated quick
+ *   gcc -O2 -std=gnu11 -ffp-contract=fast -mavx2 -mfma -mf16c -mbmi -mbmi2 -Wno-psabi -pthread -Ishadow \
+ *     -D_GNU_SOURCE [-DEMULATE_AMX] -include test/native/emulated.h test/native/experts-harness.c -lm -o emulated && ./emulated quick
  */
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
@@ -43,7 +43,11 @@ static inline simde__m512 emulated_cvtepi32_ps(simde__m512i a) {
 #define _tile_stored tile_stored
 #define _tile_dpbssd tile_dpbssd
 
-static _Thread_local struct { uint8_t palette, start_row, unused[14]; uint16_t row_bytes[16]; uint8_t rows[16]; } tile_shapes;
+static _Thread_local struct {
+  uint8_t palette, start_row, unused[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+} tile_shapes;
 static _Thread_local int8_t tiles[8][16][64];
 
 static inline void tile_loadconfig(const void *shapes) {
@@ -55,10 +59,14 @@ static inline void tile_check(int right) { if (!right) abort(); }
 static inline void tile_loadd(int t, const void *base, int64_t stride) {
   tile_check(tile_shapes.palette == 1 && tile_shapes.rows[t] > 0);
   memset(tiles[t], 0, sizeof tiles[t]);
-  for (int r = 0; r < tile_shapes.rows[t]; r++) memcpy(tiles[t][r], (const char *)base + r * stride, tile_shapes.row_bytes[t]);
+  for (int r = 0; r < tile_shapes.rows[t]; r++) {
+    memcpy(tiles[t][r], (const char *)base + r * stride, tile_shapes.row_bytes[t]);
+  }
 }
 static inline void tile_stored(int t, void *base, int64_t stride) {
-  for (int r = 0; r < tile_shapes.rows[t]; r++) memcpy((char *)base + r * stride, tiles[t][r], tile_shapes.row_bytes[t]);
+  for (int r = 0; r < tile_shapes.rows[t]; r++) {
+    memcpy((char *)base + r * stride, tiles[t][r], tile_shapes.row_bytes[t]);
+  }
 }
 /* sum [m][n] += Σ a [m][k] · b [k / 4][n][k % 4]; shapes must agree, or the CPU raises an exception. */
 static inline void tile_dpbssd(int sum, int a, int b) {

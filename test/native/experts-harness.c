@@ -2,7 +2,8 @@
  * The experts' kernel by itself: checks against a float64 reference and against a scalar emulation of its integer
  * arithmetic, and benches. Built for any instruction set and with sanitizers:
  *   cc -O3 -std=gnu11 -ffp-contract=fast -fno-math-errno -fno-trapping-math -mavx2 -mfma -pthread \
- *     test/native/experts-harness.c -lm -o experts-harness && ./experts-harness [test | quick | decode | prefill] [tokens | exact]
+ *     test/native/experts-harness.c -lm -o experts-harness
+ *   ./experts-harness [test | quick | decode | prefill] [tokens | exact]
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -139,7 +140,8 @@ static uint8_t *random_bias(int64_t count, number_type type) {
 enum { GUARD = 64 };
 static const float sentinel = 12345.0f;
 
-static problem *make_problem(int64_t hidden, int64_t inner, int64_t num_experts, int k, int64_t tokens, number_type bias, bool wild) {
+static problem *make_problem(int64_t hidden, int64_t inner, int64_t num_experts, int k, int64_t tokens,
+                             number_type bias, bool wild) {
   problem *p = calloc(1, sizeof *p);
   *p = (problem){.hidden = hidden, .inner = inner, .tokens = tokens, .num_experts = num_experts, .k = k};
   const int64_t up = num_experts * 2 * inner, down = num_experts * hidden;
@@ -165,7 +167,8 @@ static problem *make_problem(int64_t hidden, int64_t inner, int64_t num_experts,
     }
   }
   p->out = aligned_alloc(64, (size_t)(tokens * hidden + 2 * GUARD) * 4);
-  p->matrices[0] = (matrix){TYPE_MXFP4, num_experts, 2 * inner, hidden, 1, {{2 * inner, p->gate_up, p->gate_up_scales}}};
+  p->matrices[0] = (matrix){TYPE_MXFP4, num_experts, 2 * inner, hidden, 1,
+                            {{2 * inner, p->gate_up, p->gate_up_scales}}};
   p->matrices[1] = (matrix){TYPE_MXFP4, num_experts, hidden, inner, 1, {{hidden, p->down, p->down_scales}}};
   p->matrices[2] = (matrix){bias, 1, num_experts, 2 * inner, 1, {{num_experts, p->gate_up_bias + 1, NULL}}};
   p->matrices[3] = (matrix){bias, 1, num_experts, hidden, 1, {{num_experts, p->down_bias + 1, NULL}}};
@@ -178,7 +181,8 @@ static problem *make_problem(int64_t hidden, int64_t inner, int64_t num_experts,
 }
 
 static void free_problem(problem *p) {
-  void *all[] = {p->gate_up, p->gate_up_scales, p->down, p->down_scales, p->gate_up_bias, p->down_bias, p->x, p->chosen, p->weights, p->out};
+  void *all[] = {p->gate_up, p->gate_up_scales, p->down, p->down_scales, p->gate_up_bias,
+                 p->down_bias, p->x, p->chosen, p->weights, p->out};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   free(p);
 }
@@ -219,7 +223,8 @@ static void through_int8(double *x, int64_t cols) {
 }
 
 /* `flush`: scales of 2^-127 are zero, as the integer kernels have it. */
-static void product(const uint8_t *blocks, const uint8_t *scales, int64_t row, int64_t rows, int64_t cols, const double *x, double *out, bool flush) {
+static void product(const uint8_t *blocks, const uint8_t *scales, int64_t row, int64_t rows, int64_t cols,
+                    const double *x, double *out, bool flush) {
   for (int64_t r = 0; r < rows; r++) {
     double total = 0;
     for (int64_t g = 0; g < cols / 32; g++) {
@@ -238,8 +243,8 @@ static void product(const uint8_t *blocks, const uint8_t *scales, int64_t row, i
 
 static void token_reference(const problem *p, int64_t token, bool int8, double *out) {
   const number_type type = p->matrices[2].type;
-  double *x = malloc((size_t)p->hidden * 8), *pairs = malloc((size_t)p->inner * 16), *act = malloc((size_t)p->inner * 8);
-  double *y = malloc((size_t)p->hidden * 8);
+  double *x = malloc((size_t)p->hidden * 8), *pairs = malloc((size_t)p->inner * 16);
+  double *act = malloc((size_t)p->inner * 8), *y = malloc((size_t)p->hidden * 8);
   for (int64_t i = 0; i < p->hidden; i++) {
     x[i] = p->x[token * p->hidden + i];
     out[i] = 0;
@@ -272,7 +277,8 @@ static void check(const char *what, double value, double limit, double *worst, c
   if (value > *worst) *worst = value;
   if (!(value <= limit)) {
     failures++;
-    printf("FAILED: %s NMSE %.2g > %.2g at hidden %d inner %d tokens %d k %d\n", what, value, limit, (int)p->hidden, (int)p->inner, (int)p->tokens, p->k);
+    printf("FAILED: %s NMSE %.2g > %.2g at hidden %d inner %d tokens %d k %d\n", what, value, limit,
+           (int)p->hidden, (int)p->inner, (int)p->tokens, p->k);
   }
 }
 
@@ -294,7 +300,8 @@ static double nmse(const problem *p, const double *right, int step) {
   return error / power;
 }
 
-static void test_shape(int64_t hidden, int64_t inner, int64_t num_experts, int k, int64_t tokens, number_type bias, bool wild, int step) {
+static void test_shape(int64_t hidden, int64_t inner, int64_t num_experts, int k, int64_t tokens, number_type bias,
+                       bool wild, int step) {
   problem *p = make_problem(hidden, inner, num_experts, k, tokens, bias, wild);
   double *exact = references(p, false, step), *emulated = references(p, true, step);
   for (int threads = 1; threads <= 3; threads += 2) {
@@ -319,7 +326,9 @@ static void test_batches(void) {
   const problem all = *p;
   for (int64_t t = 0; t < all.tokens; t++) {
     p->tokens = p->args.tokens = 1;
-    p->args.x = all.x + t * p->hidden, p->args.experts = all.chosen + t * p->k, p->args.weights = all.weights + t * p->k;
+    p->args.x = all.x + t * p->hidden;
+    p->args.experts = all.chosen + t * p->k;
+    p->args.weights = all.weights + t * p->k;
     run(p, false, 1);
     for (int64_t i = 0; i < p->hidden; i++) {
       const double d = p->args.out[i] - together[t * p->hidden + i];
@@ -365,7 +374,8 @@ static void test(bool quick) {
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
       const bool large = sizes[s][0] > 2000 || sizes[s][1] > 2000;
       if (large ? c % 3 == 1 || (quick && c != 8) : quick && (counts[c] > 31 || s > 2)) continue;
-      test_shape(sizes[s][0], sizes[s][1], c % 2 ? 8 : 4, c % 4 + 1, counts[c], c % 2 ? TYPE_F32 : TYPE_BF16, s % 2 == 1, large ? 1 + (int)counts[c] / 3 : 1);
+      test_shape(sizes[s][0], sizes[s][1], c % 2 ? 8 : 4, c % 4 + 1, counts[c], c % 2 ? TYPE_F32 : TYPE_BF16,
+                 s % 2 == 1, large ? 1 + (int)counts[c] / 3 : 1);
     }
   }
   test_shape(96, 64, 1, 1, 300, TYPE_BF16, false, quick ? 20 : 1); /* all on one */
@@ -375,7 +385,8 @@ static void test(bool quick) {
   }
   test_batches();
   test_not_numbers();
-  printf("NMSE at most: int8 %.2g (%.2g wild), against its emulation %.2g, exact %.2g\n", worst_int8, worst_wild, worst_emulated, worst_exact);
+  printf("NMSE at most: int8 %.2g (%.2g wild), against its emulation %.2g, exact %.2g\n", worst_int8, worst_wild,
+         worst_emulated, worst_exact);
   printf(failures ? "%d FAILED\n" : "all passed\n", failures);
 }
 
@@ -453,7 +464,8 @@ static void bench_tokens(const uint8_t *memory, int64_t memory_bytes, const int 
     for (int i = 0; i < tokens * k; i++) weights[i] = 0.25f;
     for (int r = 0; r < runs; r++) {
       for (int i = 0; i < tokens * k; i++) chosen[r * tokens * k + i] = (float)(r * k + i % k);
-      args[r] = (experts_args){x, tokens, n, n, chosen + r * tokens * k, weights, k, exact, &gate_up, &down_matrix, &bias, &bias, 7, out};
+      args[r] = (experts_args){x, tokens, n, n, chosen + r * tokens * k, weights, k, exact,
+                               &gate_up, &down_matrix, &bias, &bias, 7, out};
     }
     for (int threads = 1; threads <= 2; threads++) {
       double best = 1e9, plain = 1e9;
@@ -467,7 +479,8 @@ static void bench_tokens(const uint8_t *memory, int64_t memory_bytes, const int 
         }
       }
       const double rate = memory_bytes / best / 1e9, products = 3.0 * n * n * k * runs * tokens / best / 1e9;
-      printf("%4d tokens an expert, %d thread%s %7.1f GMAC/s, %5.2f GB/s", tokens, threads, threads > 1 ? "s" : " ", products, rate);
+      printf("%4d tokens an expert, %d thread%s %7.1f GMAC/s, %5.2f GB/s", tokens, threads,
+             threads > 1 ? "s" : " ", products, rate);
       if (tokens <= 8) printf(" (plain read %5.2f: %3.0f %%)", memory_bytes / plain / 1e9, 100 * plain / best);
       printf("\n");
       fflush(stdout);

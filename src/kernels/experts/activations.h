@@ -1,6 +1,6 @@
 /*
- * Activations as the experts' products want them: groups of 32 columns, the even ones first, then the odd ones, as MXFP4
- * keeps its halves. Int8 with a scale (q8), or float where exactness is asked for.
+ * Activations as the experts' products want them: groups of 32 columns, the even ones first, then the odd ones, as
+ * MXFP4 keeps its halves. Int8 with a scale (q8), or float where exactness is asked for.
  */
 #ifndef TUTTI_EXPERTS_ACTIVATIONS_H
 #define TUTTI_EXPERTS_ACTIVATIONS_H

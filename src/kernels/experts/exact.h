@@ -8,7 +8,8 @@ typedef int8_t exact_codes __attribute__((vector_size(VL)));
 /* Doubled values of a group, even columns, then odd ones. */
 INLINE void decode_group(const uint8_t *block, int8_t codes[MXFP4_COLS]) {
 #if defined(__SSSE3__)
-  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12), half = _mm_set1_epi8(15);
+  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+  const __m128i half = _mm_set1_epi8(15);
   const __m128i packed = _mm_loadu_si128((const void *)block);
   _mm_storeu_si128((void *)codes, _mm_shuffle_epi8(table, _mm_and_si128(packed, half)));
   _mm_storeu_si128((void *)(codes + 16), _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(packed, 4), half)));

@@ -2,7 +2,7 @@
  * The mixture of experts (experts.ref.ts is the definition) on MXFP4 weights as the checkpoint stores them.
  *
  *   1  slots (a token's choice of an expert) are sorted by expert
- *   2  activations are quantised, each token once, and laid where its slots are, so that an expert's tokens lie together
+ *   2  activations are quantised, each token once, and laid where its slots are: an expert's tokens lie together
  *   3  gateUp: for each chosen expert and range of its rows, all its slots; then bias and SwiGLU; what is activated is
  *      quantised at once, since 64 rows, gate and linear in turn, make a whole group of 32
  *   4  down: the same, with bias
@@ -66,7 +66,8 @@ static void prepare_inputs(const plan *p, team *t) {
   for (int64_t token; (token = team_next(t, p->args->tokens)) >= 0;) {
     const int32_t *place = p->place + token * k;
     uint8_t *first = p->x + place[0] * row_bytes;
-    for (int64_t g = 0; g < groups; g++) keep_group(p, p->args->x + (token * groups + g) * MXFP4_COLS, first + g * p->unit);
+    const float *from = p->args->x + token * p->args->hidden;
+    for (int64_t g = 0; g < groups; g++) keep_group(p, from + g * MXFP4_COLS, first + g * p->unit);
     for (int64_t j = 1; j < k; j++) memcpy(p->x + place[j] * row_bytes, first, row_bytes);
   }
 }
@@ -142,9 +143,11 @@ static void swiglu(const float *sums, const float *bias, float limit, float *out
 }
 
 /* Takes sums [tokens, rows] of an expert's rows from `row` on, for the slots from `place` on. */
-typedef void use_sums(const plan *, int64_t expert, int64_t row, int64_t rows, int64_t place, int tokens, const float *sums);
+typedef void use_sums(const plan *, int64_t expert, int64_t row, int64_t rows, int64_t place, int tokens,
+                      const float *sums);
 
-static void activate(const plan *p, int64_t expert, int64_t row, int64_t rows, int64_t place, int tokens, const float *sums) {
+static void activate(const plan *p, int64_t expert, int64_t row, int64_t rows, int64_t place, int tokens,
+                     const float *sums) {
   float bias[STEP_ROWS], activated[MXFP4_COLS];
   for (int64_t r = 0; r < rows; r++) bias[r] = bias_at(p->args->gate_up_bias, expert, row + r, p->args->gate_up->rows);
   const int64_t groups = p->args->inner / MXFP4_COLS, group = row / STEP_ROWS;
@@ -154,7 +157,8 @@ static void activate(const plan *p, int64_t expert, int64_t row, int64_t rows, i
   }
 }
 
-static void store_outputs(const plan *p, int64_t expert, int64_t row, int64_t rows, int64_t place, int tokens, const float *sums) {
+static void store_outputs(const plan *p, int64_t expert, int64_t row, int64_t rows, int64_t place, int tokens,
+                          const float *sums) {
   float bias[STEP_ROWS];
   for (int64_t r = 0; r < rows; r++) bias[r] = bias_at(p->args->down_bias, expert, row + r, p->args->hidden);
   for (int m = 0; m < tokens; m++) {

@@ -28,8 +28,8 @@ INLINE void multiply_groups(const uint8_t *blocks, const uint8_t *scales, int64_
   }
 }
 
-/* The hardware's prefetchers follow neither this many rows nor rows this short: the next LANES rows go to the second-level
- * cache while these are multiplied. */
+/* The hardware's prefetchers follow neither this many rows nor rows this short: the next LANES rows go to the
+ * second-level cache while these are multiplied. */
 INLINE void prefetch_rows(const uint8_t *blocks, const uint8_t *scales, int64_t groups, int64_t g) {
   const int64_t row_bytes = groups * MXFP4_BYTES;
   for (int r = 0; r < LANES; r++) __builtin_prefetch(blocks + (LANES + r) * row_bytes + g * MXFP4_BYTES, 0, 2);
@@ -80,7 +80,8 @@ static void multiply_many(weight_rows w, int64_t rows, const group_q8 *x, int to
     const weight_rows at = rows_from(w, r);
     for (int64_t g = 0; g < w.groups; g += PANEL_GROUPS) {
       const int count = w.groups - g < PANEL_GROUPS ? (int)(w.groups - g) : PANEL_GROUPS;
-      const uint8_t *next = g + count < w.groups ? at.blocks + (g + count) * MXFP4_BYTES : rows_from(w, r + ROW_TILE).blocks;
+      const bool row_ends = g + count == w.groups;
+      const uint8_t *next = row_ends ? rows_from(w, r + ROW_TILE).blocks : at.blocks + (g + count) * MXFP4_BYTES;
       decode_panel(at, g, count, decoded);
       for (int m = 0; m < tokens; m += TOKEN_TILE) {
         const int some = tokens - m < TOKEN_TILE ? tokens - m : TOKEN_TILE;

@@ -1,15 +1,17 @@
 /*
- * MXFP4 weights as the checkpoint stores them, met where they lie by int8 activations. Rows are lanes: a vector holds four
- * columns of each of LANES rows, so that sums never have to be added up across a vector, and decode, prefill and batches
- * do the same integer arithmetic in the same order.
+ * MXFP4 weights as the checkpoint stores them, met where they lie by int8 activations. Rows are lanes: a vector holds
+ * four columns of each of LANES rows, so that sums never have to be added up across a vector, and decode, prefill and
+ * batches do the same integer arithmetic in the same order.
  *
- * A group of 32 columns is 16 bytes, even columns in the low halves, odd ones in the high halves. LANES rows × 16 bytes,
- * transposed in registers by dwords, give eight vectors of codes: columns 0 2 4 6, 8 10 12 14, … 24 … 30, then 1 3 5 7, …
+ * A group of 32 columns is 16 bytes, even columns in the low halves, odd ones in the high halves. LANES rows × 16
+ * bytes, transposed in registers by dwords, give eight vectors of codes: columns 0 2 4 6, … 24 … 30, then 1 3 5 7, …
  * Activations are kept in that order (activations.h).
  *
  * What an instruction set offers:
- *   load_codes   the codes of a group of LANES rows: doubled values −12 … 12, plus CODE_OFFSET where products are unsigned × signed
- *   load_scales  one to four neighbouring groups' scales of LANES rows, as bytes of a dword; scale_of picks one: 2^(s − 127)
+ *   load_codes   the codes of a group of LANES rows: doubled values −12 … 12, plus CODE_OFFSET where products are
+ *                unsigned × signed
+ *   load_scales  one to four neighbouring groups' scales of LANES rows, as bytes of a dword; scale_of picks one:
+ *                2^(s − 127), but 0 where s is 0
  *   dot_begin, dot_step, dot_end   the exact integer sum of a group's 32 products, as float
  */
 #ifndef TUTTI_MXFP4_H
@@ -61,7 +63,8 @@ INLINE void load_codes(const uint8_t *p, int64_t stride, lane_codes w[8]) {
   const __m512i packed[4] = {_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd),
                              _mm512_unpacklo_epi64(ef, gh), _mm512_unpackhi_epi64(ef, gh)};
   /* vpermb looks at six bits of an index: the table stands there four times, and nothing needs masking. */
-  const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m128i values = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+  const __m512i table = _mm512_broadcast_i32x4(values);
   for (int i = 0; i < 4; i++) {
     w[i] = _mm512_permutexvar_epi8(packed[i], table);
     w[i + 4] = _mm512_permutexvar_epi8(_mm512_srli_epi16(packed[i], 4), table);
@@ -70,8 +73,8 @@ INLINE void load_codes(const uint8_t *p, int64_t stride, lane_codes w[8]) {
 
 INLINE lane_scales load_scales(const uint8_t *p, int64_t stride, int count) {
 #define AT(r) bytes_at(p + (r) * stride, count)
-  return _mm512_setr_epi32(AT(0), AT(1), AT(2), AT(3), AT(4), AT(5), AT(6), AT(7), AT(8), AT(9), AT(10), AT(11), AT(12), AT(13),
-                           AT(14), AT(15));
+  return _mm512_setr_epi32(AT(0), AT(1), AT(2), AT(3), AT(4), AT(5), AT(6), AT(7), AT(8), AT(9), AT(10), AT(11),
+                           AT(12), AT(13), AT(14), AT(15));
 #undef AT
 }
 INLINE lane_floats scale_of(lane_scales s, int group) {
@@ -94,14 +97,16 @@ typedef __m256i lane_codes, lane_dot, lane_scales;
 INLINE void load_codes(const uint8_t *p, int64_t stride, lane_codes w[8]) {
   __m256i rows[4];
   for (int r = 0; r < 4; r++) {
-    rows[r] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const void *)(p + r * stride))),
-                                      _mm_loadu_si128((const void *)(p + (r + 4) * stride)), 1);
+    const __m128i low = _mm_loadu_si128((const void *)(p + r * stride));
+    const __m128i high = _mm_loadu_si128((const void *)(p + (r + 4) * stride));
+    rows[r] = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
   }
   const __m256i ab = _mm256_unpacklo_epi32(rows[0], rows[1]), cd = _mm256_unpacklo_epi32(rows[2], rows[3]);
   const __m256i ef = _mm256_unpackhi_epi32(rows[0], rows[1]), gh = _mm256_unpackhi_epi32(rows[2], rows[3]);
   const __m256i packed[4] = {_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd),
                              _mm256_unpacklo_epi64(ef, gh), _mm256_unpackhi_epi64(ef, gh)};
-  const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  const __m128i values = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+  const __m256i table = _mm256_broadcastsi128_si256(values);
   const __m256i half = _mm256_set1_epi8(15);
   for (int i = 0; i < 4; i++) {
     w[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(packed[i], half));
@@ -115,11 +120,12 @@ INLINE lane_scales load_scales(const uint8_t *p, int64_t stride, int count) {
 #undef AT
 }
 INLINE lane_floats scale_of(lane_scales s, int group) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_and_si256(_mm256_srli_epi32(s, 8 * group), _mm256_set1_epi32(255)), 23));
+  const __m256i byte = _mm256_and_si256(_mm256_srli_epi32(s, 8 * group), _mm256_set1_epi32(255));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(byte, 23));
 }
 
-/* Eight products of a pair of columns, |Σ| ≤ 8 · 2 · 12 · 127 without the offset, fit a word; with it they wrap, and the
- * offset's words wrap them back. */
+/* Eight products of a pair of columns, |Σ| ≤ 8 · 2 · 12 · 127 without the offset, fit a word; with it they wrap, and
+ * the offset's words wrap them back. */
 INLINE lane_dot dot_begin(const group_q8 *x) { return _mm256_set1_epi32(dword_at(&x->offset)); }
 INLINE lane_dot dot_step(lane_dot sum, lane_codes w, const int8_t *x) {
   sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, _mm256_set1_epi32(dword_at(x))));
@@ -141,8 +147,10 @@ typedef uint32x4_t lane_scales;
 INLINE void load_codes(const uint8_t *p, int64_t stride, lane_codes w[8]) {
   uint32x4_t rows[4];
   for (int r = 0; r < 4; r++) rows[r] = vreinterpretq_u32_u8(vld1q_u8(p + r * stride));
-  const uint64x2_t ab = vreinterpretq_u64_u32(vtrn1q_u32(rows[0], rows[1])), cd = vreinterpretq_u64_u32(vtrn1q_u32(rows[2], rows[3]));
-  const uint64x2_t ef = vreinterpretq_u64_u32(vtrn2q_u32(rows[0], rows[1])), gh = vreinterpretq_u64_u32(vtrn2q_u32(rows[2], rows[3]));
+  const uint64x2_t ab = vreinterpretq_u64_u32(vtrn1q_u32(rows[0], rows[1]));
+  const uint64x2_t cd = vreinterpretq_u64_u32(vtrn1q_u32(rows[2], rows[3]));
+  const uint64x2_t ef = vreinterpretq_u64_u32(vtrn2q_u32(rows[0], rows[1]));
+  const uint64x2_t gh = vreinterpretq_u64_u32(vtrn2q_u32(rows[2], rows[3]));
   const uint64x2_t packed[4] = {vtrn1q_u64(ab, cd), vtrn1q_u64(ef, gh), vtrn2q_u64(ab, cd), vtrn2q_u64(ef, gh)};
   static const int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
   const int8x16_t table = vld1q_s8(values);

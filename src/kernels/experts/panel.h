@@ -1,4 +1,4 @@
-/* A panel: weights of ROW_TILE rows and up to PANEL_GROUPS groups, decoded into the first-level cache for many tokens. */
+/* A panel: weights of ROW_TILE rows and up to PANEL_GROUPS groups, decoded into the first-level cache. */
 #ifndef TUTTI_EXPERTS_PANEL_H
 #define TUTTI_EXPERTS_PANEL_H
 #include "mxfp4.h"

@@ -12,7 +12,8 @@
 /* A last tile of fewer tokens reads on: what lies there must be readable, and is not used. */
 enum { TOKEN_TILE = 16, SPARE_PLACES = 15 };
 
-/* Tiles 0 … 3 take sums [16 tokens][16 rows]; 4 and 5 hold activations [16 tokens][32], 6 and 7 weights [8][16 rows][4]. */
+/* Tiles 0 … 3 take sums [16 tokens][16 rows]; 4 and 5 hold activations [16 tokens][32], 6 and 7 weights
+ * [8][16 rows][4]. */
 static void begin_tiles(void) {
   struct { uint8_t palette, start_row, unused[14]; uint16_t row_bytes[16]; uint8_t rows[16]; } tiles = {.palette = 1};
   for (int i = 0; i < 8; i++) {
@@ -32,14 +33,16 @@ static void end_tiles(void) { enter_pass(); }
     _tile_stored(sum, sums[sum], 64); \
   } while (0)
 
-INLINE void add_group(const int32_t (*sums)[16], lane_floats scale, const group_q8 *x, int64_t groups, lane_floats *acc) {
+INLINE void add_group(const int32_t (*sums)[16], lane_floats scale, const group_q8 *x, int64_t groups,
+                      lane_floats *acc) {
   for (int m = 0; m < TOKEN_TILE; m++) {
     const lane_floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums[m]));
     acc[m] += sum * (scale * x[m * groups].scale);
   }
 }
 
-static void multiply_tile(const panel *w, int count, const group_q8 *x, int64_t groups, int tokens, float *out, int64_t stride) {
+static void multiply_tile(const panel *w, int count, const group_q8 *x, int64_t groups, int tokens, float *out,
+                          int64_t stride) {
   __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
   for (int block = 0; block < ROW_BLOCKS; block++) {
     float *to = out + block * LANES;
@@ -87,7 +90,8 @@ INLINE void multiply_tile_by(const panel *w, int count, const group_q8 *x, int64
   for (int m = 0; m < tokens; m++) memcpy(out + m * stride, acc[m], sizeof acc[m]);
 }
 
-static void multiply_tile(const panel *w, int count, const group_q8 *x, int64_t groups, int tokens, float *out, int64_t stride) {
+static void multiply_tile(const panel *w, int count, const group_q8 *x, int64_t groups, int tokens, float *out,
+                          int64_t stride) {
   switch (tokens) {
     case 1: multiply_tile_by(w, count, x, groups, 1, out, stride); break;
     case 2: multiply_tile_by(w, count, x, groups, 2, out, stride); break;
