@@ -2,7 +2,8 @@
  * AVX-512 VNNI and AMX where the CPU has neither, through SIMDe (Debian: libsimde-dev) and plain C, to test results:
  *   mkdir shadow && echo '#include_next <immintrin.h>' >shadow/immintrin.h   # SIMDe first, the compiler's own after
  *   gcc -O2 -std=gnu11 -ffp-contract=fast -mavx2 -mfma -mf16c -mbmi -mbmi2 -Wno-psabi -pthread -Ishadow \
- *     -D_GNU_SOURCE [-DEMULATE_AMX] -include test/native/emulated.h test/native/experts-harness.c -lm -o emulated && ./emulated quick
+ *     -D_GNU_SOURCE [-DEMULATE_AMX] -include test/native/emulated.h \
+ *     test/native/experts-harness.c -lm -o emulated && ./emulated quick
  */
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
