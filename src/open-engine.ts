@@ -1,15 +1,14 @@
-import { openCheckpoint } from './checkpoint/checkpoint.ts'
+import { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.ts'
+import { readSpeed } from './checkpoint/read-speed.ts'
 import type { Folder } from './checkpoint/source.ts'
 import { LocalEngine } from './engine/local-engine.ts'
-import type { Device, WeightBytes } from './kernels/ops.ts'
+import type { Device } from './kernels/ops.ts'
 import { readConfig } from './model/config.ts'
 import { chooseContext, type MemoryPlan, showBytes } from './model/memory.ts'
 import { modelName } from './model/name.ts'
 import { checkTensors } from './model/tensors.ts'
 import { Transformer } from './model/transformer.ts'
 import { loadWeights, planWeights, type WeightPlan } from './model/weights.ts'
-
-const maxSessions = 8 // with a name; one more without
 
 export interface OpenOptions {
   folder: Folder
@@ -22,12 +21,15 @@ export interface OpenOptions {
   onProgress?: (done: number, total: number) => void
   /** Tokens a forward pass takes at most; the device's choice by default. */
   maxChunk?: number
+  /** Named sessions that are kept; there is one more without a name. 8 by default. */
+  maxSessions?: number
 }
 
 export interface OpenedModel {
   model: Transformer
   contextLength: number
   maxChunk: number
+  maxSessions: number
   plan: MemoryPlan
   weights: WeightPlan
   /** Why the model runs slower than this machine could, if it does. */
@@ -39,16 +41,16 @@ export interface OpenedModel {
  * before a weight is read. Weights that are used where their file is mapped need not fit: the system reads them again.
  */
 export async function openModel(options: OpenOptions): Promise<OpenedModel> {
-  const { folder, device, availableMemory, onProgress, maxChunk = device.maxChunk } = options
+  const { folder, device, availableMemory, onProgress, maxChunk = device.maxChunk, maxSessions = 8 } = options
   const checkpoint = await openCheckpoint(folder)
   try {
     const config = readConfig(checkpoint.config, checkpoint.configPath)
     checkTensors(checkpoint, config)
     const bytes = planWeights(device, checkpoint, config)
-    const elementBytes = device.cacheElementBytes
-    const sizes = { weightBytes: bytes.own, maxChunk, elementBytes, numSessions: maxSessions + 1 }
+    const sizes = { device, weights: bytes, maxChunk, maxSessions }
     const { contextLength, plan } = chooseContext(config, availableMemory, sizes, options.contextLength)
-    const missing = bytes.mapped + plan.total - availableMemory
+    const missing = plan.total + bytes.mapped - bytes.mappedEmbedding - availableMemory
+    const notice = missing > 0 ? await paging(checkpoint, bytes, missing) : undefined
     const weights = await loadWeights(device, checkpoint, config, {
       populate: missing <= 0,
       onProgress: done => onProgress?.(done, checkpoint.byteLength),
@@ -58,9 +60,10 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
       model,
       contextLength,
       maxChunk,
+      maxSessions,
       plan,
       weights: bytes,
-      ...(missing > 0 && { notice: paging(bytes, missing) }),
+      ...(notice && { notice }),
     }
   } catch (error) {
     device.close()
@@ -70,22 +73,34 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
   }
 }
 
-function paging({ mapped }: WeightBytes, missing: number): string {
+/** What to expect where `missing` bytes of the mapped weights have no room in memory. */
+async function paging(checkpoint: Checkpoint, weights: WeightPlan, missing: number): Promise<string> {
+  const { mapped, mappedExperts, mappedEmbedding, expertShare } = weights
+  // What every token reads stays in memory longest; beyond the experts, it has to come from the disk whole.
+  const bytesPerToken = expertShare * Math.min(missing, mappedExperts) + Math.max(0, missing - mappedExperts)
+  const disk = await readSpeed([...checkpoint.tensors.values()].filter(tensor => tensor.dataType === 'U8'))
   return (
-    `${showBytes(missing)} of the model's ${showBytes(mapped)} of experts find no room in memory and are read from the ` +
-    'disk again and again: close other programs, or expect the speed of the disk'
+    `${showBytes(missing)} of the ${showBytes(mapped - mappedEmbedding)} of weights that are used where they lie on the ` +
+    `disk find no room in memory, and are read again and again. Expect some ${showSpeed(disk / bytesPerToken)} at most: ` +
+    `reads gave ${(disk / 1e9).toPrecision(2)} GB/s just now. Close other programs, or take a machine with more memory`
   )
+}
+
+function showSpeed(tokensPerSecond: number): string {
+  if (tokensPerSecond < 0.5) return `${Math.round(1 / tokensPerSecond)} seconds a token`
+  return `${tokensPerSecond < 10 ? tokensPerSecond.toPrecision(1) : Math.round(tokensPerSecond)} tokens a second`
 }
 
 /** Loads the model in a folder and gives the engine that runs it. `notice`: what the caller already knows to tell. */
 export async function openEngine(options: OpenOptions & { notice?: string }): Promise<LocalEngine> {
   const { device } = options
-  const { model, contextLength, maxChunk, notice = options.notice } = await openModel(options)
+  const { model, contextLength, maxChunk, maxSessions, plan, notice = options.notice } = await openModel(options)
   return new LocalEngine(model, {
     model: modelName(model.config),
     device: device.name,
     ...(notice && { notice }),
     contextLength,
+    memory: { private: plan.total, mapped: plan.mapped },
     maxChunk,
     maxSessions,
   })

@@ -5,6 +5,7 @@ import type { Folder } from '../checkpoint/source.ts'
 import { CpuDevice } from '../device/cpu.node.ts'
 import { openDevice } from '../device/open.node.ts'
 import type { WeightBytes } from '../kernels/ops.ts'
+import { showMemory } from '../model/memory.ts'
 import { modelName } from '../model/name.ts'
 import { openModel } from '../open-engine.ts'
 import { defineCommand, exitCodes } from './command.ts'
@@ -62,8 +63,10 @@ export const bench = defineCommand({
       onProgress: (done, total) => status.show(`loading ${name}: ${Math.floor((100 * done) / total)} %`),
     })
     try {
-      const { model, weights, maxChunk } = opened
+      const { model, weights, maxChunk, plan, contextLength } = opened
+      const memory = showMemory({ private: plan.total, mapped: plan.mapped })
       shell.stderr.write(`${modelName(model.config)} on ${device.name}, ${cpus()[0]?.model.trim()}\n`)
+      shell.stderr.write(`${memory} planned for ${contextLength} tokens of context\n`)
       if (notice ?? opened.notice) shell.stderr.write(`${notice ?? opened.notice}\n`)
       print({ what: 'loading', value: (performance.now() - begun) / 1000, unit: 's' })
       const test = new SpeedTest(model, maxChunk)

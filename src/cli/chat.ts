@@ -1,6 +1,7 @@
 import type { Model } from '../agent/model.ts'
 import { RequestError } from '../base/errors.ts'
 import type { ReasoningEffort } from '../harmony/message.ts'
+import { showMemory } from '../model/memory.ts'
 import { AnswerPrinter, count } from './answer-printer.ts'
 import { defineCommand, exitCodes, type Shell } from './command.ts'
 import { Dialogue } from './dialogue.ts'
@@ -69,8 +70,11 @@ class Talk {
   }
 
   async converse(): Promise<number> {
-    const { model, device, contextLength } = this.#model.info
-    this.#say(`${model} on the ${device} device, context ${count(contextLength)} tokens, reasoning ${this.#reasoning}`)
+    const { model, device, contextLength, memory } = this.#model.info
+    this.#say(
+      `${model} on the ${device} device${memory ? ` with ${showMemory(memory)}` : ''}, ` +
+        `context ${count(contextLength)} tokens, reasoning ${this.#reasoning}`,
+    )
     this.#say(this.#model.notice)
     this.#say('/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves')
     const reader = new LineReader(this.#shell.stdin, this.#shell.stderr)

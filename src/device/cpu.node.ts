@@ -6,6 +6,7 @@ import type {
   Experts,
   LayerCache,
   LoadOptions,
+  ModelSizes,
   Ops,
   Piece,
   Rotary,
@@ -13,7 +14,7 @@ import type {
   WeightBytes,
 } from '../kernels/ops.ts'
 import type { DataType, StoredTensor, Tensor } from '../kernels/tensor.ts'
-import { CpuCache, PageStore } from './cpu-cache.ts'
+import { CpuCache, PageStore, pageTokens } from './cpu-cache.ts'
 import { opcodes } from './cpu-opcodes.ts'
 import { Activation, plan, type Step } from './cpu-program.ts'
 import type { Native, NativeBytes, NativeDevice, NativePass } from './native.node.ts'
@@ -34,6 +35,10 @@ export interface CpuOptions {
 
 const cacheTypes = { bf16: 0, q8: 1 } as const
 
+const mib = 2 ** 20
+/** What native/memory.c takes for so many bytes: blocks of 2 MiB and more lie in pages of 2 MiB. */
+const inPages = (bytes: number): number => (bytes < 2 * mib ? bytes : Math.ceil(bytes / (2 * mib)) * 2 * mib)
+
 /** Native kernels on a pool of threads. Matrices are used where the checkpoint's files are mapped. */
 export class CpuDevice implements Device {
   readonly name: string
@@ -42,6 +47,7 @@ export class CpuDevice implements Device {
   readonly #native: Native
   readonly #device: NativeDevice
   readonly #stores = new Map<number, PageStore>() // by bytes of a page
+  readonly #numThreads: number
   #numRunning = 0
 
   constructor(native: Native, { level, threads, precision = 'fast', cache = 'bf16' }: CpuOptions = {}) {
@@ -53,20 +59,47 @@ export class CpuDevice implements Device {
     this.#device = native.open({ level: level ?? levels[0], threads: threads ?? 0, pin: threads === undefined })
     this.#options = { precision, cache }
     const { level: chosen, threads: numThreads } = native.describe(this.#device)
+    this.#numThreads = numThreads
     this.name = `cpu (${chosen}, ${numThreads} ${numThreads === 1 ? 'thread' : 'threads'}, ${precision})`
   }
 
-  get cacheElementBytes(): number {
-    return this.#options.cache === 'q8' ? 1.125 : 2
-  }
-
   weightBytes(tensor: StoredTensor, { mayRound = false }: LoadOptions = {}): WeightBytes {
-    if (tensor.shape.length === 1) return { own: 2 * tensor.byteLength, mapped: 0 }
+    if (tensor.shape.length === 1) return { own: 4 * tensor.shape[0], mapped: 0 }
     if (mayRound && this.#options.precision === 'fast') {
       const [rows, cols] = tensor.shape
-      return { own: Math.ceil(rows / 16) * 16 * Math.ceil(cols / 32) * 34, mapped: 0 }
+      return { own: inPages(Math.ceil(rows / 16) * 16 * Math.ceil(cols / 32) * 34), mapped: 0 }
     }
-    return tensor.location ? { own: 0, mapped: tensor.byteLength } : { own: tensor.byteLength, mapped: 0 }
+    return tensor.location ? { own: 0, mapped: tensor.byteLength } : { own: inPages(tensor.byteLength), mapped: 0 }
+  }
+
+  /** Pages lie in slabs of 2 MiB, as many as find room in one. */
+  cacheBytes({ numKeyValueHeads, headDim }: AttentionShape, tokens: number): number {
+    const bytes = this.#pageBytes(numKeyValueHeads, headDim)
+    const each = bytes < 2 * mib ? (2 * mib) / Math.floor((2 * mib) / bytes) : inPages(bytes)
+    return Math.ceil(Math.ceil(tokens / pageTokens) * each)
+  }
+
+  /** Whole pages are copied, and a window that begins within one ends within another. */
+  snapshotBytes(shape: AttentionShape): number {
+    return this.cacheBytes(shape, shape.window + pageTokens)
+  }
+
+  /** Activations of a pass, what the hungriest kernel shares among the threads, and each thread's own. */
+  passBytes(sizes: ModelSizes, tokens: number): number {
+    const { hiddenSize, intermediateSize, expertsPerToken, numAttentionHeads, numKeyValueHeads, headDim } = sizes
+    const attended = numAttentionHeads * headDim
+    const qkv = attended + 2 * numKeyValueHeads * headDim
+    // In attention, which has the most at once; the place of what was normed before is too small for its result.
+    const activations = 4 * Math.max(tokens * (2 * hiddenSize + qkv + attended), tokens * hiddenSize + sizes.vocabSize)
+    // Inputs of the experts' two matrices, with the scale of each 32 where they are rounded, and the outputs.
+    const numberBytes = this.#options.precision === 'exact' ? 4 : 40 / 32
+    const experts = tokens * expertsPerToken * ((hiddenSize + intermediateSize) * numberBytes + 4 * hiddenSize)
+    const linear = tokens * Math.max(hiddenSize, attended) * numberBytes
+    return inPages(activations) + inPages(Math.max(experts, linear)) + this.#numThreads * mib
+  }
+
+  #pageBytes(numKeyValueHeads: number, headDim: number): number {
+    return this.#native.pageBytes(this.#device, cacheTypes[this.#options.cache], numKeyValueHeads, headDim)
   }
 
   async load(parts: readonly StoredTensor[], { mayRound = false }: LoadOptions = {}): Promise<Tensor> {
@@ -120,7 +153,7 @@ export class CpuDevice implements Device {
   newCache(shape: AttentionShape, maxChunk: number): LayerCache {
     const { numKeyValueHeads, headDim } = shape
     const native = this.#native
-    const bytes = native.pageBytes(this.#device, cacheTypes[this.#options.cache], numKeyValueHeads, headDim)
+    const bytes = this.#pageBytes(numKeyValueHeads, headDim)
     let store = this.#stores.get(bytes)
     if (!store) {
       store = new PageStore({

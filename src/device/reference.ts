@@ -10,6 +10,7 @@ import type {
   Device,
   Experts,
   LayerCache,
+  ModelSizes,
   Ops,
   Piece,
   Rotary,
@@ -28,10 +29,28 @@ import { topK } from '../kernels/top-k/top-k.ref.ts'
 export class ReferenceDevice implements Device {
   readonly name = 'reference'
   readonly maxChunk = 64 // tokens: progress and cancelling within a prefill stay fine-grained
-  readonly cacheElementBytes = 4
 
   weightBytes(tensor: Pick<StoredTensor, 'byteLength'>): WeightBytes {
     return { own: tensor.byteLength, mapped: 0 }
+  }
+
+  cacheBytes({ numKeyValueHeads, headDim, window }: AttentionShape, tokens: number): number {
+    const growth = Number.isFinite(window) ? 1 : 17 / 16 // a full layer's cache grows by a sixteenth at a time
+    return Math.ceil(2 * 4 * numKeyValueHeads * headDim * tokens * growth)
+  }
+
+  snapshotBytes(shape: AttentionShape): number {
+    return this.cacheBytes(shape, shape.window)
+  }
+
+  passBytes(sizes: ModelSizes, tokens: number): number {
+    const { hiddenSize, intermediateSize, expertsPerToken, numAttentionHeads, numKeyValueHeads, headDim } = sizes
+    const widest = Math.max(
+      expertsPerToken * (2 * intermediateSize + hiddenSize),
+      (numAttentionHeads + 2 * numKeyValueHeads) * headDim,
+    )
+    const garbage = 32 * 2 ** 20 // activations of earlier passes, measured: V8 does not hurry to collect what is no object
+    return 4 * (tokens * 4 * widest + 2 * sizes.vocabSize) + garbage
   }
 
   async load(parts: readonly StoredTensor[]): Promise<Tensor> {

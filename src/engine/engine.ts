@@ -22,6 +22,8 @@ export interface EngineInfo {
   vocabSize: number
   /** Tokens that prompt and answer may have together. */
   contextLength: number
+  /** Bytes that were planned: the process's own once the context is full, and weights used where their files are mapped. */
+  memory?: { private: number; mapped: number }
   /** Why the model runs slower than it could here, if it does. */
   notice?: string
 }

@@ -33,6 +33,17 @@ export interface AttentionShape {
   readonly window: number
 }
 
+/** The sizes of a model that decide how much memory a pass takes. */
+export interface ModelSizes {
+  readonly hiddenSize: number
+  readonly intermediateSize: number
+  readonly expertsPerToken: number
+  readonly vocabSize: number
+  readonly numAttentionHeads: number
+  readonly numKeyValueHeads: number
+  readonly headDim: number
+}
+
 /**
  * Keys and values of one sequence in one layer.
  *
@@ -139,10 +150,14 @@ export interface Device {
   readonly name: string
   /** Tokens that a forward pass should take at once. */
   readonly maxChunk: number
-  /** Bytes that a number in a cache takes. */
-  readonly cacheElementBytes: number
   /** The memory that a tensor will take, known before it is read. */
   weightBytes(tensor: Omit<StoredTensor, 'read'>, options?: LoadOptions): WeightBytes
+  /** Bytes of a cache that has grown to `tokens` positions. */
+  cacheBytes(shape: AttentionShape, tokens: number): number
+  /** Bytes of a snapshot of a windowed cache. */
+  snapshotBytes(shape: AttentionShape): number
+  /** Bytes that a forward pass of `tokens` tokens computes in. */
+  passBytes(sizes: ModelSizes, tokens: number): number
   /** Puts a matrix or vector on the device; several parts are joined along their rows. BF16 or F32. */
   load(parts: readonly StoredTensor[], options?: LoadOptions): Promise<Tensor>
   /** Puts expert matrices on the device: blocks U8 [experts, rows, groups, 16], scales U8 [experts, rows, groups]. */

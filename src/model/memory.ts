@@ -1,17 +1,17 @@
 import { DeviceError, RequestError } from '../base/errors.ts'
+import type { Device, WeightBytes } from '../kernels/ops.ts'
 import type { ModelConfig } from './config.ts'
 import { maxSnapshots } from './kv-cache.ts'
 
 /** What decides how much memory a model needs, besides its configuration and its context. */
 export interface MemoryOptions {
+  device: Pick<Device, 'cacheBytes' | 'snapshotBytes' | 'passBytes'>
   /** What the weights take on the device. */
-  weightBytes: number
+  weights: WeightBytes
   /** Tokens that a forward pass takes at most. */
   maxChunk: number
-  /** Of a cached number: 4 for float32. */
-  elementBytes: number
-  /** Sequences that hold windows at once; their full layers share the context's tokens. */
-  numSessions: number
+  /** Sessions that stay, with their snapshots; one more without a name has none. All share the context's tokens. */
+  maxSessions: number
 }
 
 /** What a model will need, in bytes, known before any weight is read. */
@@ -19,37 +19,49 @@ export interface MemoryPlan {
   weights: number
   /** Keys and values: as many tokens as the context has in the full layers, and every session's windows and snapshots. */
   cache: number
-  /** Activations of one forward pass, and what lies about until the garbage collector comes. */
+  /** What a forward pass computes in. */
   scratch: number
+  /** What lies about at most until the garbage collector comes. */
+  garbage: number
+  /** All of these: memory of the process's own. */
   total: number
+  /** Weights that are used where their files are mapped: the system may drop and read them again. */
+  mapped: number
 }
 
 const mib = 2 ** 20
-/** V8 lets so much memory outside its heap go unused, measured, before it collects. */
-const garbage = 64 * mib
-/** A full layer's cache grows by a sixteenth at a time. */
-const growth = 17 / 16
+/** Logits that nobody needs any more, measured over 500 tokens of nano, and the heap of JavaScript. */
+const garbage = 32 * mib
 /** A context shorter than this, or than the model's own, is of no use unless somebody asks for it. */
 const shortestContext = 1024 // tokens; the instructions of a conversation alone take a hundred
+/** What nobody asked for is no reason to read experts from the disk again and again, beyond this. */
+const roomyContext = 8192 // tokens
 
 export function planMemory(config: ModelConfig, contextLength: number, options: MemoryOptions): MemoryPlan {
-  const { weightBytes, maxChunk, elementBytes, numSessions } = options
+  const { device, weights, maxChunk, maxSessions } = options
+  const { numAttentionHeads, numKeyValueHeads, headDim, slidingWindow } = config
+  const full = { numAttentionHeads, numKeyValueHeads, headDim, window: Infinity }
+  const windowed = { ...full, window: slidingWindow }
   const numFull = Math.floor(config.numHiddenLayers / 2)
   const numWindowed = config.numHiddenLayers - numFull
-  const tokenBytes = 2 * config.numKeyValueHeads * config.headDim * elementBytes // key and value in one layer
-  const snapshotTokens = config.slidingWindow + 64 // a device that keeps pages copies whole ones
-  const windowTokens = numSessions * (config.slidingWindow - 1 + maxChunk + maxSnapshots * snapshotTokens)
-  const cache = Math.ceil(tokenBytes * (numFull * contextLength * growth + numWindowed * windowTokens))
-  const widest = Math.max(
-    config.expertsPerToken * (2 * config.intermediateSize + config.hiddenSize),
-    (config.numAttentionHeads + 2 * config.numKeyValueHeads) * config.headDim,
-  )
-  const scratch = 4 * (maxChunk * 4 * widest + 2 * config.vocabSize) + garbage
-  return { weights: weightBytes, cache, scratch, total: weightBytes + cache + scratch }
+
+  // A session takes a chunk more before others make room for it, and each keeps what its last tokens have begun.
+  const mostTokens = contextLength + (maxSessions > 0 ? maxChunk : 0)
+  const fullLayer = device.cacheBytes(full, mostTokens) + maxSessions * device.cacheBytes(full, 1)
+  const ring = device.cacheBytes(windowed, Math.min(slidingWindow - 1 + maxChunk, contextLength))
+  // A new snapshot is there before the one that it takes the place of leaves.
+  const numSnapshots = maxSessions > 0 ? maxSessions * maxSnapshots + 1 : 0
+  const windowedLayer = (maxSessions + 1) * ring + numSnapshots * device.snapshotBytes(windowed)
+
+  const cache = numFull * fullLayer + numWindowed * windowedLayer
+  const scratch = device.passBytes(config, maxChunk)
+  const total = weights.own + cache + scratch + garbage
+  return { weights: weights.own, cache, scratch, garbage, total, mapped: weights.mapped }
 }
 
 /**
- * The context to run a model with: the one wanted, or the longest that the model was made for and `available` bytes allow.
+ * The context to run a model with: the one wanted, or the longest that the model was made for and `available` bytes allow
+ * beside its weights, those that are mapped too where that leaves a roomy one.
  * Throws RequestError where the wanted one is longer than the model's, DeviceError with the numbers where it does not fit.
  */
 export function chooseContext(
@@ -64,15 +76,22 @@ export function chooseContext(
       param: 'contextLength',
     })
   }
-  const contextLength = wanted ?? Math.max(contextThatFits(config, available, options), Math.min(shortestContext, most))
+  const contextLength = wanted ?? longestContext(config, available, options)
   const plan = planMemory(config, contextLength, options)
   if (plan.total <= available) return { contextLength, plan }
-  const { weights, cache, scratch, total } = plan
+  const { weights, cache, total } = plan
+  const scratch = plan.scratch + plan.garbage
   throw new DeviceError(
     `the model needs ${showBytes(total)} (weights ${showBytes(weights)}, cache for ${contextLength} tokens ${showBytes(cache)}, ` +
       `scratch ${showBytes(scratch)}), and ${showBytes(available)} are free: close other programs` +
       `${wanted === undefined ? '' : ', ask for a shorter context'} or take a machine with more memory`,
   )
+}
+
+function longestContext(config: ModelConfig, available: number, options: MemoryOptions): number {
+  const besideMapped = contextThatFits(config, available - options.weights.mapped, options)
+  const fits = Math.min(contextThatFits(config, available, options), roomyContext)
+  return Math.max(besideMapped, fits, Math.min(shortestContext, config.maxPositionEmbeddings))
 }
 
 /** The longest context whose plan stays within `available` bytes, at most the model's own; 0 where nothing fits. */
@@ -85,6 +104,11 @@ function contextThatFits(config: ModelConfig, available: number, options: Memory
     else tooLong = middle
   }
   return fits
+}
+
+/** `1.6 GiB of memory and 12.8 GiB mapped` */
+export function showMemory(memory: { private: number; mapped: number }): string {
+  return `${showBytes(memory.private)} of memory${memory.mapped > 0 ? ` and ${showBytes(memory.mapped)} mapped` : ''}`
 }
 
 export function showBytes(bytes: number): string {

@@ -12,20 +12,32 @@ const roundable: ReadonlySet<string> = new Set(['qkv', 'out', 'unembedding'])
 /** The memory that the weights will take on a device, and what of it one token reads: its experts, and every other matrix. */
 export interface WeightPlan extends WeightBytes {
   readonly perToken: WeightBytes
+  /** Of what is mapped, the experts: a token reads `expertShare` of them. */
+  readonly mappedExperts: number
+  readonly expertShare: number
+  /** Of what is mapped, the embedding: a token reads one row. */
+  readonly mappedEmbedding: number
 }
 
 export function planWeights(device: Device, checkpoint: Checkpoint, config: ModelConfig): WeightPlan {
-  let [own, mapped, ownRead, mappedRead] = [0, 0, 0, 0]
+  let [own, mapped, ownRead, mappedRead, mappedExperts, mappedEmbedding] = [0, 0, 0, 0, 0, 0]
+  const expertShare = config.expertsPerToken / config.numExperts
   for (const { name, part } of expectedTensors(config, checkpoint.layout)) {
     const bytes = device.weightBytes(checkpoint.tensors.get(name)!, { mayRound: roundable.has(part) })
     own += bytes.own
     mapped += bytes.mapped
-    if (part === 'embedding') continue // one row
-    const share = /^(gateUp|down)/.test(part) ? config.expertsPerToken / config.numExperts : 1
+    if (part === 'embedding') {
+      mappedEmbedding = bytes.mapped
+      continue
+    }
+    const ofExperts = /^(gateUp|down)/.test(part)
+    if (ofExperts) mappedExperts += bytes.mapped
+    const share = ofExperts ? expertShare : 1
     ownRead += bytes.own * share
     mappedRead += bytes.mapped * share
   }
-  return { own, mapped, perToken: { own: ownRead, mapped: mappedRead } }
+  const perToken = { own: ownRead, mapped: mappedRead }
+  return { own, mapped, perToken, mappedExperts, expertShare, mappedEmbedding }
 }
 
 /**

@@ -19,6 +19,8 @@ export interface RunOptions {
 export interface Row {
   row: number
   title: string
+  /** Why it cannot run on this machine, if so. */
+  obstacle?(): string | undefined
   /** Runs the cases. Every failure is described in one line. */
   run(options: RunOptions): Promise<{ n: number; failures: string[] }>
   /** With any one of these bugs planted the row must report failures. */
