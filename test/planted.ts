@@ -7,9 +7,9 @@ import type { Patch } from './board/row.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 /** Code is copied, since Node would follow a link to it back to the sound source; data is linked. */
-const copied = ['package.json', 'src', 'scripts', 'test']
-const linked = ['node_modules', 'models', 'test/golden']
-const notNeeded = /\/(test\/golden|[^/]+\.(test|long|bench)\.ts)$/
+const copied = ['package.json', 'src', 'scripts', 'test', 'native']
+const linked = ['node_modules', 'models', 'test/golden', 'native/build']
+const notNeeded = /\/(test\/golden|native\/build|[^/]+\.(test|long|bench)\.ts)$/
 
 /**
  * Makes a temporary copy of the project with bugs planted in it, calls `use` with its folder, and removes it.
@@ -21,7 +21,7 @@ export async function plant<T>(patches: Patch[], use: (folder: string) => T | Pr
     for (const path of copied) {
       cpSync(join(root, path), join(folder, path), { recursive: true, filter: source => !notNeeded.test(source) })
     }
-    for (const path of linked) symlinkSync(join(root, path), join(folder, path))
+    for (const path of linked) symlinkSync(join(root, path), join(folder, path)) // dangling where nothing is built
     for (const patch of patches) apply(patch, folder)
     return await use(folder)
   } finally {

@@ -28,7 +28,7 @@ type Case = Omit<MemoryCase, 'path'> & { model: 'nano' | 'wide' | 'deep' }
 const few = { decoded: 3 }
 /** Those that show a planted bug come first. */
 const cases: Case[] = [
-  { model: 'deep', device: 'cpu', contextLength: 900, maxSessions: 3, maxChunk: 64, ...few },
+  { model: 'deep', device: 'cpu', contextLength: 1600, maxSessions: 8, maxChunk: 64, ...few },
   {
     model: 'wide',
     device: 'cpu',
@@ -40,7 +40,7 @@ const cases: Case[] = [
     ...few,
   },
   { model: 'deep', device: 'cpu', contextLength: 1400, maxSessions: 1, ...few },
-  { model: 'deep', device: 'cpu', cache: 'q8', contextLength: 2048, maxSessions: 8, maxChunk: 64, ...few },
+  { model: 'deep', device: 'cpu', cache: 'q8', contextLength: 1200, maxSessions: 3, maxChunk: 64, ...few },
   { model: 'deep', device: 'cpu', precision: 'exact', contextLength: 700, maxSessions: 1, ...few },
   { model: 'wide', device: 'cpu', contextLength: 600, maxSessions: 1, ...few },
   { model: 'wide', device: 'cpu', precision: 'exact', contextLength: 520, maxSessions: 1, ...few },
@@ -106,8 +106,8 @@ export const row: Row = {
     },
     {
       file: cpu,
-      search: 'const each = bytes <',
-      replace: 'const each = 2 * bytes <',
+      search: 'Math.floor((2 * mib) / bytes)',
+      replace: '1',
       what: 'pages are planned as if each took a slab of its own',
     },
     {
