@@ -23,7 +23,7 @@ const bf16 = `${vnni} -mavx512bf16`
 /** The portable kernels are a third of the compiler's work at -O3, and few CPUs are left that run them. */
 const portable = '-O2 -ftree-vectorize'
 /** Compiler flags of each instruction set, by its name; native/levels.c says which CPUs have it. */
-const levels: Record<string, Record<string, string>> = {
+export const levels: Record<string, Record<string, string>> = {
   x64: {
     baseline: portable,
     avx2,

@@ -5,6 +5,8 @@ export interface Patch {
   replace: string
   /** The mistake in words. */
   what?: string
+  /** The part of the row that finds it, where the row has parts. */
+  part?: string
 }
 
 export interface RunOptions {
@@ -12,6 +14,8 @@ export interface RunOptions {
   long: boolean
   /** No more cases than find a planted bug: rows of many cases take a small part of them. */
   quick?: boolean
+  /** Only this part of the row. */
+  part?: string
   seed: number
 }
 
@@ -20,7 +24,7 @@ export interface Row {
   row: number
   title: string
   /** Why it cannot run on this machine, if so. */
-  obstacle?(): string | undefined
+  obstacle?(): string | undefined | Promise<string | undefined>
   /** Runs the cases. Every failure is described in one line. */
   run(options: RunOptions): Promise<{ n: number; failures: string[] }>
   /** With any one of these bugs planted the row must report failures. */

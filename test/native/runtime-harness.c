@@ -15,8 +15,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static atomic_int cases; /* how often something was checked */
+
 #define CHECK(condition, ...)                                                                                        \
   do {                                                                                                               \
+    atomic_fetch_add(&cases, 1);                                                                                     \
     if (condition) break;                                                                                            \
     fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                                                  \
     fprintf(stderr, __VA_ARGS__);                                                                                    \
@@ -575,6 +578,6 @@ int main(int argc, char **argv) {
   test_closing(scale);
   test_programs(scale);
   test_giving_back(scale);
-  puts("well");
+  printf("cases %d failures 0\n", cases);
   return 0;
 }
