@@ -19,7 +19,7 @@
 
 enum {
   SHARE_PRODUCTS = 20000000, /* multiply-adds of a share, about 0.3 ms */
-  SHARE_ROWS = 512,          /* at most; a share's rows are a multiple of 64 but for the last */
+  SHARE_ROWS = 1536,         /* at most; a share's rows are a multiple of 64 but for the last */
   SHARES_A_THREAD = 8,       /* at least, so that threads end together */
   STEP_ROWS = 64, STEP_TOKENS = 128, /* what is multiplied before its results go on */
 };
