@@ -26,7 +26,7 @@ export const row: Row = {
     const worker = async () => {
       for (let job = queue.shift(); job; job = queue.shift()) {
         const { harness, level, flags } = job
-        const ran = await runHarness(harness, [...watched, ...flags], { quick: !long })
+        const ran = await runHarness(harness, [...watched, ...flags])
         n += ran.cases
         failures.push(...ran.failures.map(failure => `${harness}, ${level}: ${failure}`))
       }

@@ -33,7 +33,7 @@ function file(name: string, bytes: Uint8Array): string {
   return path
 }
 
-it('is there where the project is tested as a whole', { skip: process.env.CI ? false : 'not in CI' }, () => {
+test('is there where the project is tested as a whole', { skip: process.env.CI ? false : 'not in CI' }, () => {
   assert.equal(skip, false)
 })
 

@@ -59,18 +59,20 @@ export async function obstacle(flags: readonly string[]): Promise<string | undef
   }
 }
 
-/** Builds a harness with these flags and runs it. `failures`: what it found, or what it said when it was ended. */
+/**
+ * Builds a harness with these flags and runs what of it sanitizers can run in seconds. `failures`: what it found, or what
+ * it said when it was ended.
+ */
 export async function runHarness(
   harness: Harness,
   flags: readonly string[],
-  { quick }: { quick: boolean },
 ): Promise<{ cases: number; failures: string[] }> {
   const folder = mkdtempSync(join(tmpdir(), `tutti-${harness}-`))
   try {
     const program = join(folder, harness)
     const built = await compile(program, sources[harness], flags)
     if (built.code !== 0) return { cases: 0, failures: [`it does not compile: ${built.stderr}`] }
-    const { code, stdout, stderr } = await run(program, argumentsOf(harness, folder, quick))
+    const { code, stdout, stderr } = await run(program, argumentsOf(harness, folder))
     const [, cases, failures] = /^cases (\d+) failures (\d+)\n$/m.exec(stdout) ?? []
     if (code === 0 && failures === '0') return { cases: Number(cases), failures: [] }
     const told = stdout.split('\n').filter(line => line.startsWith('FAILED') || line.includes(': FAILED'))
@@ -83,8 +85,8 @@ export async function runHarness(
   }
 }
 
-function argumentsOf(harness: Harness, folder: string, quick: boolean): string[] {
-  if (harness !== 'runtime') return quick ? ['quick'] : []
+function argumentsOf(harness: Harness, folder: string): string[] {
+  if (harness !== 'runtime') return ['quick']
   const machines = join(folder, 'machines')
   mkdirSync(machines)
   return [process.env.TUTTI_SEED ?? '1', process.env.TUTTI_SCALE ?? '1', machines]

@@ -9,7 +9,7 @@ const skip = (await obstacle(flags)) ?? false
 test('threads, memory and programs bear storms, stops at any moment and hostile words, watched for data races', {
   skip,
 }, async () => {
-  const { cases, failures } = await runHarness('runtime', flags, { quick: true })
+  const { cases, failures } = await runHarness('runtime', flags)
   assert.deepEqual(failures, [])
   assert.ok(cases > 0)
 })
