@@ -139,6 +139,6 @@ describe('tutti chat at a real terminal', { skip: noPython }, () => {
       ['chat'],
     )
     assert.equal(code, 0)
-    assert.match(shown, /\x1b\[2mgpt-oss-nano on the reference device/)
+    assert.match(shown, /\x1b\[2mgpt-oss-nano on the (cpu \(.*\)|reference) device/)
   })
 })
