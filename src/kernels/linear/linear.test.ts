@@ -32,8 +32,8 @@ for (const device of devices) {
           for (let k = 0; k < inSize; k++) sum += x[t * inSize + k] * weight.values[o * inSize + k]
           return sum
         })
-        // Float activations where the matrix is not rounded; 8 bits of weights cost up to 1e-4.
-        const bound = mayRound ? device.products + 1e-4 : 1e-11
+        // Float activations where the matrix is not rounded. These weights have outliers as well: 8 bits cost as much there.
+        const bound = mayRound ? 2 * device.products : 1e-11
         assert.ok(nmse(got, right) <= (device.name === 'reference' ? 1e-13 : bound), `NMSE ${nmse(got, right)}`)
       })
     }
