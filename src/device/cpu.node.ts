@@ -56,7 +56,7 @@ export class CpuDevice implements Device {
       throw new DeviceError(`this CPU has no kernels for "${level}": it has ${levels.join(', ')} (TUTTI_CPU chooses)`)
     }
     this.#native = native
-    this.#device = native.open({ level: level ?? levels[0], threads: threads ?? 0, pin: threads === undefined })
+    this.#device = native.open({ level: level ?? levels[0], threads: threads ?? 0, pin: true })
     this.#options = { precision, cache }
     const { level: chosen, threads: numThreads } = native.describe(this.#device)
     this.#numThreads = numThreads
