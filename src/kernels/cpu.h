@@ -79,7 +79,7 @@ typedef struct piece {
 typedef struct { const int32_t *tokens; int64_t count; const matrix *table; float *out; } embedding_args;
 typedef struct { const float *x; int64_t tokens, width; const float *weight; double epsilon; float *out; } rms_norm_args;
 /* out [tokens, weight->rows] = x [tokens, weight->cols] · weightᵀ + bias (may be NULL). BF16 and F32 weights meet float
- * activations; Q8 weights meet int8 activations with a scale per 32. */
+ * activations; Q8 weights meet activations of 8 or 16 bits, whichever costs less, with a scale per 32. */
 typedef struct { const float *x; int64_t tokens; const matrix *weight; const float *bias; float *out; } linear_args;
 /* frequencies [headDim / 2]; angles in double. qkv and out may be the same memory. */
 typedef struct {
