@@ -481,9 +481,10 @@ static napi_value populate(napi_env env, napi_callback_info info) {
 static bool get_type(napi_env env, napi_value v, number_type *type, problem *p) {
   char *name = get_string(env, v, "dataType", p);
   if (name == NULL) return false;
-  bool f32 = strcmp(name, "F32") == 0, known = f32 || strcmp(name, "BF16") == 0;
-  *type = f32 ? TYPE_F32 : TYPE_BF16;
-  if (!known) refuse(p, PROBLEM_RANGE, "dataType is %.40s, expected F32 or BF16", name);
+  bool f32 = strcmp(name, "F32") == 0, q8 = strcmp(name, "Q8") == 0;
+  bool known = f32 || q8 || strcmp(name, "BF16") == 0;
+  *type = f32 ? TYPE_F32 : q8 ? TYPE_Q8 : TYPE_BF16;
+  if (!known) refuse(p, PROBLEM_RANGE, "dataType is %.40s, expected F32, BF16 or Q8", name);
   free(name);
   return known;
 }
@@ -527,6 +528,31 @@ static napi_value quantize(napi_env env, napi_callback_info info) {
   ARGUMENTS(2);
   INTEGER(matrix, 1);
   return start_or_throw(env, o, device_quantize(d, matrix, &p), true, &p);
+}
+
+static napi_value checksum(napi_env env, napi_callback_info info) {
+  ARGUMENTS(2);
+  INTEGER(matrix, 1);
+  return start_or_throw(env, o, device_checksum(d, matrix, &p), true, &p);
+}
+
+static napi_value find_nan(napi_env env, napi_callback_info info) {
+  ARGUMENTS(2);
+  INTEGER(matrix, 1);
+  return start_or_throw(env, o, device_find_nan(d, matrix, &p), true, &p);
+}
+
+static napi_value read_codes(napi_env env, napi_callback_info info) {
+  ARGUMENTS(4);
+  INTEGER(matrix, 1);
+  INTEGER(begin, 2);
+  bytes to = {.data = NULL};
+  bool typed = false;
+  napi_is_typedarray(env, v[3], &typed);
+  if (!typed) refuse(&p, PROBLEM_TYPE, "codes are read into a Uint8Array");
+  if (!typed || !get_array_bytes(env, v[3], &to, &p)) return throw_problem(env, &p);
+  bool read = device_read_codes(d, matrix, begin, to.length, (uint8_t *)to.data, &p);
+  return read ? undefined(env) : throw_problem(env, &p);
 }
 
 static napi_value release(napi_env env, napi_callback_info info) {
@@ -646,6 +672,9 @@ NAPI_MODULE_INIT() {
     FUNCTION("matrix", new_matrix),
     FUNCTION("mxfp4", new_mxfp4),
     FUNCTION("quantize", quantize),
+    FUNCTION("checksum", checksum),
+    FUNCTION("findNan", find_nan),
+    FUNCTION("readCodes", read_codes),
     FUNCTION("release", release),
     FUNCTION("pageBytes", page_bytes),
     FUNCTION("newPage", new_page),

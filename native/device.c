@@ -1,13 +1,11 @@
 #define _GNU_SOURCE
 #include "device.h"
-#include "event.h"
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_DIMENSION = 1 << 30, FIRST_SLICE_BYTES = 2 << 20, READ_AHEAD_BYTES = 16 << 20 };
+enum { MAX_DIMENSION = 1 << 30 };
 
 bool refuse(problem *p, int kind, const char *format, ...) {
   va_list arguments;
@@ -18,7 +16,7 @@ bool refuse(problem *p, int kind, const char *format, ...) {
   return false;
 }
 
-static void *no_memory(problem *p, int64_t bytes) {
+void *no_memory(problem *p, int64_t bytes) {
   refuse(p, PROBLEM_MEMORY, "the system gave no %lld bytes of memory", (long long)bytes);
   return NULL;
 }
@@ -139,7 +137,7 @@ void device_close(device *d) {
 
 /* ---- maps */
 
-static file_map *find_map(const device *d, int64_t id, int64_t begin, int64_t length, problem *p) {
+const file_map *device_file(const device *d, int64_t id, int64_t begin, int64_t length, problem *p) {
   file_map *f = table_get(&d->maps, id);
   if (f == NULL) {
     refuse(p, PROBLEM_RANGE, "there is no map %lld", (long long)id);
@@ -178,8 +176,9 @@ bool device_map(device *d, const char *path, int64_t *map, int64_t *length, prob
 
 /* ---- weights */
 
-/* Where the bytes lie, copied if they have to be; `length` is what the shape needs. */
-static const uint8_t *place(device *d, weight *w, int number, bytes b, int64_t length, bool aligned, problem *p) {
+/* Where the bytes lie, copied if they must lie at a multiple of `alignment` and do not; `length` is what the shape
+ * needs. */
+static const uint8_t *place(device *d, weight *w, int number, bytes b, int64_t length, size_t alignment, problem *p) {
   if (b.length != length) {
     refuse(p, PROBLEM_RANGE, "part %d has %lld bytes, and its shape needs %lld", number, (long long)b.length,
            (long long)length);
@@ -187,10 +186,10 @@ static const uint8_t *place(device *d, weight *w, int number, bytes b, int64_t l
   }
   const uint8_t *data = b.data;
   if (b.map >= 0) {
-    const file_map *f = find_map(d, b.map, b.begin, b.length, p);
+    const file_map *f = device_file(d, b.map, b.begin, b.length, p);
     if (f == NULL) return NULL;
     data = f->data + b.begin;
-    if (!aligned || (uintptr_t)data % sizeof(float) == 0) return data;
+    if ((uintptr_t)data % alignment == 0) return data;
   }
   if (!memory_new(d->memory, (size_t)length, PAGES_HUGE, &w->copies[number])) return no_memory(p, length);
   if (length > 0) memcpy(w->copies[number].data, data, (size_t)length);
@@ -217,26 +216,45 @@ static bool keep_weight(device *d, weight *w, int64_t *id, problem *p) {
   return no_memory(p, 0) != NULL;
 }
 
+static int64_t part_bytes(number_type type, int64_t rows, int64_t cols) {
+  return type == TYPE_Q8 ? q8_bytes(rows, cols) : rows * cols * (type == TYPE_F32 ? 4 : 2);
+}
+
 bool device_matrix(device *d, number_type type, int num_parts, const int64_t *rows, int64_t cols, const bytes *parts,
                    int64_t *id, problem *p) {
   if (num_parts < 1 || num_parts > 3) return refuse(p, PROBLEM_RANGE, "a matrix has 1 to 3 parts, not %d", num_parts);
   if (!check_dimension("cols", cols, p)) return false;
-  int64_t all = 0, width = type == TYPE_F32 ? 4 : 2;
+  if (type == TYPE_Q8 && num_parts > 1) {
+    return refuse(p, PROBLEM_RANGE, "a matrix of 8 bits has 1 part, not %d", num_parts);
+  }
+  int64_t all = 0;
   for (int i = 0; i < num_parts; i++) {
     if (!check_dimension("rows", rows[i], p)) return false;
     all += rows[i];
   }
   weight *w = new_weight(type, 1, all, cols, num_parts, p);
   if (w == NULL) return false;
-  bool vector = all == 1 && type == TYPE_F32; /* kernels read vectors as float[] */
+  /* Kernels read vectors as float[]. */
+  size_t alignment = type == TYPE_Q8 ? 64 : all == 1 && type == TYPE_F32 ? sizeof(float) : 1;
   for (int i = 0; i < num_parts; i++) {
     w->m.parts[i].rows = rows[i];
-    w->m.parts[i].data = place(d, w, i, parts[i], rows[i] * cols * width, vector, p);
+    w->m.parts[i].data = place(d, w, i, parts[i], part_bytes(type, rows[i], cols), alignment, p);
     if (w->m.parts[i].data != NULL) continue;
     destroy_weight(d, &w->item);
     return false;
   }
   return keep_weight(d, w, id, p);
+}
+
+bool device_adopt_q8(device *d, int64_t rows, int64_t cols, block *codes, int64_t *id) {
+  problem ignored;
+  weight *w = new_weight(TYPE_Q8, 1, rows, cols, 1, &ignored);
+  if (w == NULL) return false;
+  w->m.parts[0].rows = rows;
+  w->m.parts[0].data = codes->data;
+  w->copies[0] = *codes;
+  *codes = (block){NULL, 0, BLOCK_NONE};
+  return keep_weight(d, w, id, &ignored);
 }
 
 bool device_mxfp4(device *d, int64_t experts, int64_t rows, int64_t cols, bytes blocks, bytes scales, int64_t *id,
@@ -252,8 +270,8 @@ bool device_mxfp4(device *d, int64_t experts, int64_t rows, int64_t cols, bytes 
   weight *w = new_weight(TYPE_MXFP4, experts, rows, cols, 1, p);
   if (w == NULL) return false;
   w->m.parts[0].rows = rows;
-  w->m.parts[0].data = place(d, w, 0, blocks, num_blocks * 16, false, p);
-  if (w->m.parts[0].data != NULL) w->m.parts[0].scales = place(d, w, 1, scales, num_blocks, false, p);
+  w->m.parts[0].data = place(d, w, 0, blocks, num_blocks * 16, 1, p);
+  if (w->m.parts[0].data != NULL) w->m.parts[0].scales = place(d, w, 1, scales, num_blocks, 1, p);
   if (w->m.parts[0].scales != NULL) return keep_weight(d, w, id, p);
   destroy_weight(d, &w->item);
   return false;
@@ -264,6 +282,20 @@ bool device_release(device *d, int64_t id, problem *p) {
   if (w == NULL) return refuse(p, PROBLEM_RANGE, "there is no matrix %lld", (long long)id);
   table_remove(&d->weights, id);
   item_release(d, &w->item);
+  return true;
+}
+
+bool device_read_codes(const device *d, int64_t id, int64_t begin, int64_t length, uint8_t *out, problem *p) {
+  const weight *w = device_weight(d, id);
+  if (w == NULL || w->m.type != TYPE_Q8) {
+    return refuse(p, PROBLEM_RANGE, "there is no matrix %lld of 8 bits", (long long)id);
+  }
+  int64_t all = q8_bytes(w->m.rows, w->m.cols);
+  if (begin > all || length > all - begin) {
+    return refuse(p, PROBLEM_RANGE, "%lld bytes from byte %lld on reach outside a matrix of %lld", (long long)length,
+                  (long long)begin, (long long)all);
+  }
+  memcpy(out, w->m.parts[0].data + begin, (size_t)length);
   return true;
 }
 
@@ -404,159 +436,4 @@ bool device_stop(device *d, int64_t id) {
     if (t->id == id) gang_stop(&t->pass);
   }
   return true;
-}
-
-/* ---- quantising */
-
-typedef struct quantize_task {
-  task task;
-  const matrix *source;
-  block codes;
-} quantize_task;
-
-static void run_quantize(pass *p, team *t) {
-  quantize_task *q = (quantize_task *)p;
-  const kernels *k = q->task.device->kernels;
-  if (t->rank == 0) {
-    int64_t size = q8_bytes(q->source->rows, q->source->cols);
-    if (!memory_new(q->task.device->memory, (size_t)size, PAGES_HUGE, &q->codes)) team_fail(t);
-  }
-  if (!team_barrier(t)) return;
-  quantize_args args = {q->source, q->codes.data};
-  k->enter();
-  k->quantize_q8(&args, t);
-  k->leave();
-  team_end_op(t);
-}
-
-static bool finish_quantize(task *t) {
-  quantize_task *q = (quantize_task *)t;
-  problem ignored;
-  weight *w = new_weight(TYPE_Q8, 1, q->source->rows, q->source->cols, 1, &ignored);
-  if (w == NULL) return false;
-  w->m.parts[0].rows = w->m.rows;
-  w->m.parts[0].data = q->codes.data;
-  w->copies[0] = q->codes;
-  q->codes = (block){NULL, 0, BLOCK_NONE};
-  int64_t id;
-  if (!keep_weight(t->device, w, &id, &ignored)) return false;
-  t->result = (double)id;
-  return true;
-}
-
-static void destroy_quantize(task *t) { memory_free(t->device->memory, &((quantize_task *)t)->codes); }
-
-task *device_quantize(device *d, int64_t id, problem *p) {
-  weight *w = device_weight(d, id);
-  if (w == NULL) refuse(p, PROBLEM_RANGE, "there is no matrix %lld", (long long)id);
-  else if (w->m.type != TYPE_F32 && w->m.type != TYPE_BF16) {
-    refuse(p, PROBLEM_RANGE, "matrix %lld is neither F32 nor BF16: only those become 8 bits", (long long)id);
-    w = NULL;
-  }
-  quantize_task *q = w != NULL ? task_new(d, sizeof *q, run_quantize, p) : NULL;
-  if (q == NULL) return NULL;
-  q->source = &w->m;
-  q->task.finish = finish_quantize;
-  q->task.destroy = destroy_quantize;
-  if (task_use(&q->task, &w->item)) return &q->task;
-  task_over(&q->task);
-  return no_memory(p, 0);
-}
-
-/* ---- populating */
-
-typedef struct populate_task {
-  task task;
-  const file_map *file;
-  int64_t begin, length;
-} populate_task;
-
-/* Neighbouring slices are in hand at the same time, and the system is told of those to come, so the file is read
- * from its beginning to its end. */
-static void run_populate(pass *p, team *t) {
-  populate_task *task = (populate_task *)p;
-  int64_t slice = FIRST_SLICE_BYTES, count = (task->length + slice - 1) / slice;
-  for (int64_t i; (i = team_next(t, count)) >= 0;) {
-    int64_t at = i * slice, length = task->length - at < slice ? task->length - at : slice;
-    if (file_map_populate(task->file, task->begin + at, length, READ_AHEAD_BYTES)) continue;
-    task->task.failure = "the file cannot be read, or was cut while it was in use";
-    team_fail(t);
-    break;
-  }
-  team_end_op(t);
-}
-
-task *device_populate(device *d, int64_t map, int64_t begin, int64_t length, problem *p) {
-  const file_map *f = find_map(d, map, begin, length, p);
-  populate_task *task = f != NULL ? task_new(d, sizeof *task, run_populate, p) : NULL;
-  if (task == NULL) return NULL;
-  task->file = f;
-  task->begin = begin;
-  task->length = length;
-  return &task->task;
-}
-
-/* ---- measuring how fast memory is read */
-
-typedef struct read_task {
-  task task;
-  const uint8_t *data; /* of a map, or NULL: own memory */
-  int64_t length;
-  bool huge;
-  block own;
-  atomic_llong begun, ended; /* the first thread to begin, the last to end */
-  _Atomic uint64_t checksum; /* so that nothing is read in vain */
-} read_task;
-
-static void fill(read_task *r, team *t) {
-  int64_t slice = FIRST_SLICE_BYTES;
-  for (int64_t i; (i = team_next(t, (r->length + slice - 1) / slice)) >= 0;) {
-    int64_t at = i * slice;
-    memset(r->own.data + at, (int)i | 1, (size_t)(r->length - at < slice ? r->length - at : slice));
-  }
-}
-
-static void run_read(pass *p, team *t) {
-  read_task *r = (read_task *)p;
-  const kernels *k = r->task.device->kernels;
-  if (r->data == NULL) {
-    page_wish wish = r->huge ? PAGES_HUGE : PAGES_SMALL;
-    if (t->rank == 0 && !memory_new(r->task.device->memory, (size_t)r->length, wish, &r->own)) team_fail(t);
-    if (!team_barrier(t)) return;
-    fill(r, t);
-  }
-  if (!team_barrier(t)) return;
-  /* A thread that wakes late from the barrier must not start the clock. */
-  long long unset = 0, begun = now_ns();
-  atomic_compare_exchange_strong(&r->begun, &unset, begun);
-  k->enter();
-  atomic_fetch_xor(&r->checksum, k->read_memory(r->data != NULL ? r->data : r->own.data, r->length, t));
-  k->leave();
-  long long now = now_ns(), latest = atomic_load(&r->ended);
-  while (latest < now && !atomic_compare_exchange_weak(&r->ended, &latest, now)) continue;
-  team_end_op(t);
-}
-
-static void gather_read(task *t) {
-  read_task *r = (read_task *)t;
-  t->result = (double)(atomic_load(&r->ended) - atomic_load(&r->begun)) / 1e9;
-}
-
-static void destroy_read(task *t) { memory_free(t->device->memory, &((read_task *)t)->own); }
-
-task *device_read_memory(device *d, int64_t map, int64_t begin, int64_t length, bool huge, problem *p) {
-  const file_map *f = map >= 0 ? find_map(d, map, begin, length, p) : NULL;
-  if (map >= 0 && f == NULL) return NULL;
-  if (map < 0 && (length < 1 || length > INT64_C(1) << 42)) {
-    refuse(p, PROBLEM_RANGE, "length is %lld, expected at least 1 byte", (long long)length);
-    return NULL;
-  }
-  read_task *r = task_new(d, sizeof *r, run_read, p);
-  if (r == NULL) return NULL;
-  r->data = f != NULL ? f->data + begin : NULL;
-  r->length = length;
-  r->huge = huge;
-  r->task.gather = gather_read;
-  r->task.destroy = destroy_read;
-  return &r->task;
 }

@@ -16,6 +16,8 @@ typedef struct problem {
 
 /* Writes the problem; always false, to be returned. */
 bool refuse(problem *, int kind, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Refuses for want of so many bytes; always NULL. */
+void *no_memory(problem *, int64_t bytes);
 
 typedef struct device device;
 
@@ -70,6 +72,9 @@ void device_close(device *);
 
 bool device_map(device *, const char *path, int64_t *map, int64_t *length, problem *);
 
+/* The file of a map that has these bytes; NULL, and the problem, where there is none. */
+const file_map *device_file(const device *, int64_t map, int64_t begin, int64_t length, problem *);
+
 /* Bytes of a map, or (map −1) bytes to be copied. */
 typedef struct bytes { int64_t map, begin, length; const uint8_t *data; } bytes;
 
@@ -78,6 +83,10 @@ bool device_matrix(device *, number_type, int num_parts, const int64_t *rows, in
 bool device_mxfp4(device *, int64_t experts, int64_t rows, int64_t cols, bytes blocks, bytes scales, int64_t *id,
                   problem *);
 bool device_release(device *, int64_t id, problem *);
+/* A matrix of 8 bits whose codes lie in a block, which it takes over. False: no memory. */
+bool device_adopt_q8(device *, int64_t rows, int64_t cols, block *codes, int64_t *id);
+/* Copies bytes of a matrix of 8 bits, as they lie in memory. */
+bool device_read_codes(const device *, int64_t id, int64_t begin, int64_t length, uint8_t *out, problem *);
 
 bool device_page_bytes(device *, int64_t cache, int64_t num_kv_heads, int64_t head_dim, int64_t *bytes, problem *);
 bool device_new_page(device *, int64_t bytes, int64_t *id, problem *);
@@ -105,7 +114,13 @@ struct task {
   void *note;              /* the owner's, freed with the task */
 };
 
+/* ---- chores.c */
+
 task *device_quantize(device *, int64_t id, problem *);
+/* Of a matrix of 8 bits: 53 bits that differ where its bytes do. */
+task *device_checksum(device *, int64_t id, problem *);
+/* The first scale of an MXFP4 matrix that is no number (255), or −1. */
+task *device_find_nan(device *, int64_t id, problem *);
 task *device_populate(device *, int64_t map, int64_t begin, int64_t length, problem *);
 /* Of a map; or (map −1) of `length` bytes of own memory. */
 task *device_read_memory(device *, int64_t map, int64_t begin, int64_t length, bool huge, problem *);

@@ -29,10 +29,13 @@ export interface Native {
   map(device: NativeDevice, path: string): { map: number; length: number }
   /** Brings mapped bytes into memory, in order. Resolves when they are there, or to nothing when `stop`ped. */
   populate(device: NativeDevice, map: number, begin: number, length: number): NativePass<void>
-  /** A matrix or vector of one or more parts, used where it lies. F32, BF16. A vector [cols] is one row. */
+  /**
+   * A matrix or vector of one or more parts, used where it lies. A vector [cols] is one row. Q8: one part, as `readCodes`
+   * gave it; it is copied where it does not lie at a multiple of 64.
+   */
   matrix(
     device: NativeDevice,
-    dataType: 'F32' | 'BF16',
+    dataType: 'F32' | 'BF16' | 'Q8',
     rows: readonly number[],
     cols: number,
     parts: readonly NativeBytes[],
@@ -47,6 +50,12 @@ export interface Native {
   ): number
   /** A matrix of 8 bits made from one of F32 or BF16. */
   quantize(device: NativeDevice, matrix: number): NativePass<number>
+  /** Copies bytes of a matrix of 8 bits from byte `begin` on, as many as `into` holds. */
+  readCodes(device: NativeDevice, matrix: number, begin: number, into: Uint8Array): void
+  /** 53 bits of a matrix of 8 bits that differ where its bytes do. */
+  checksum(device: NativeDevice, matrix: number): NativePass<number>
+  /** The first scale of an MXFP4 matrix that is no number (its byte is 255), or −1. */
+  findNan(device: NativeDevice, matrix: number): NativePass<number>
   /** Lets go of a matrix and of what was copied for it. */
   release(device: NativeDevice, matrix: number): void
   /** Bytes of a cache page (64 tokens, keys and values of all heads). */
