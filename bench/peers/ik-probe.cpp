@@ -1,6 +1,6 @@
 // ik_llama.cpp's side of two measures that its llama-bench does not have, with the model mapped. One line of JSON:
 //   ik-probe MODEL.gguf THREADS start STARTED_MS      seconds from STARTED_MS of the wall clock to the first token
-//   ik-probe MODEL.gguf THREADS memory                GB that no file backs, with a context of 4,096 tokens
+//   ik-probe MODEL.gguf THREADS memory                GB that no file backs, and GB that files back, at 4,096 tokens
 #include "llama.h"
 
 #include <algorithm>
@@ -17,15 +17,21 @@ static double wall_ms() {
   return std::chrono::duration<double, std::milli>(now).count();
 }
 
-static double private_gigabytes() {
+struct resident {
+  double own, mapped;
+};
+
+static resident resident_gigabytes() {
   std::ifstream file("/proc/self/smaps_rollup");
-  double kilobytes = 0;
+  double whole = 0, anonymous = 0, huge = 0; // huge pages of hugetlbfs are in neither of the others
   for (std::string line; std::getline(file, line);) {
-    for (const char *field : {"Anonymous:", "Private_Hugetlb:", "Shared_Hugetlb:"}) {
-      if (line.rfind(field, 0) == 0) kilobytes += std::atof(line.c_str() + std::strlen(field));
-    }
+    double gigabytes = std::atof(line.c_str() + line.find(':') + 1) * 1024 / 1e9;
+    auto is = [&](const char *field) { return line.rfind(field, 0) == 0; };
+    if (is("Rss:")) whole = gigabytes;
+    if (is("Anonymous:")) anonymous = gigabytes;
+    if (is("Private_Hugetlb:") || is("Shared_Hugetlb:")) huge += gigabytes;
   }
-  return kilobytes * 1024 / 1e9;
+  return {anonymous + huge, whole - anonymous};
 }
 
 int main(int count, char **words) {
@@ -50,7 +56,10 @@ int main(int count, char **words) {
   volatile float first = logits[0]; // the token would be chosen here
   (void)first;
   if (is_start) std::printf("{\"start\":%.3f}\n", (wall_ms() - std::atof(words[4])) / 1000);
-  else std::printf("{\"memory\":%.4f}\n", private_gigabytes());
+  else {
+    resident r = resident_gigabytes();
+    std::printf("{\"memory\":%.4f,\"memory-mapped\":%.4f}\n", r.own, r.mapped);
+  }
   std::fflush(stdout);
   std::_Exit(0); // freeing takes seconds
 }

@@ -10,18 +10,8 @@ import { writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import {
-  benchFolder,
-  decodePrompt,
-  decodeTokens,
-  memoryContext,
-  prefillLength,
-  privateGigabytes,
-  prompt,
-  secondsSince,
-  startPrompt,
-  type Values,
-} from './measures.ts'
+import { benchFolder } from './measures.ts'
+import { type Side, takeMeasures } from './side.ts'
 
 /** What is used of node-llama-cpp, which is installed in the bench folder only. */
 interface Sequence {
@@ -49,49 +39,31 @@ async function openSequence(model: LlamaModel, contextSize: number): Promise<Seq
   return (await model.createContext({ contextSize, threads: availableParallelism() })).getSequence()
 }
 
-async function measure(modelPath: string, names: readonly string[], started: number): Promise<Values> {
+async function open(modelPath: string, contextLength: number): Promise<Side> {
   const model = await loadModel(modelPath)
-  const vocabSize = model.fileInfo.metadata.tokenizer.ggml.tokens.length
-  const longest = Math.max(512, ...names.map(name => prefillLength(name) ?? 0))
-  const sequence = await openSequence(model, names.includes('memory') ? memoryContext : longest + 256)
-  const tokens = (length: number, seed: number) => prompt(length, seed, vocabSize)
-  if (names.includes('start')) {
-    await firstToken(sequence, tokens(startPrompt, 1))
-    return { start: secondsSince(started) }
+  const sequence = await openSequence(model, contextLength)
+  const evaluate = async (tokens: number[]) => {
+    await sequence.clearHistory()
+    return sequence.evaluate(tokens, { temperature: 0, yieldEogToken: true })
   }
-  await generate(sequence, tokens(decodePrompt, 1), 8) // Whatever is done once is done.
-  const values: Values = {}
-  for (const name of names) {
-    const length = prefillLength(name)
-    if (name === 'decode') values[name] = await generate(sequence, tokens(decodePrompt, 2), decodeTokens)
-    else if (length !== undefined) values[name] = length / (await firstToken(sequence, tokens(length, 3)))
-    else if (name === 'memory') {
-      // Its cache has the context's size from the beginning: it need not be filled.
-      await firstToken(sequence, tokens(512, 3))
-      values[name] = privateGigabytes()
-    } else throw new Error(`node-llama-cpp has no measure ${name}`)
+  const firstToken = async (tokens: number[]) => {
+    for await (const _ of await evaluate(tokens)) return
+    throw new Error('node-llama-cpp ended without a token')
   }
-  return values
-}
-
-/** Seconds from a prompt to its first token. */
-async function firstToken(sequence: Sequence, tokens: number[]): Promise<number> {
-  await sequence.clearHistory()
-  const start = performance.now()
-  for await (const _ of sequence.evaluate(tokens, { temperature: 0, yieldEogToken: true })) break
-  return (performance.now() - start) / 1000
-}
-
-/** Tokens a second behind the first. */
-async function generate(sequence: Sequence, tokens: number[], count: number): Promise<number> {
-  await sequence.clearHistory()
-  let [start, done] = [0, 0]
-  for await (const _ of sequence.evaluate(tokens, { temperature: 0, yieldEogToken: true })) {
-    if (done === 0) start = performance.now()
-    if (done++ === count) break
+  return {
+    vocabSize: model.fileInfo.metadata.tokenizer.ggml.tokens.length,
+    firstToken,
+    async generate(tokens, count) {
+      let [begun, done] = [0, 0]
+      for await (const _ of await evaluate(tokens)) {
+        if (done === 0) begun = performance.now()
+        if (done++ === count) return (1000 * count) / (performance.now() - begun)
+      }
+      throw new Error(`node-llama-cpp stopped after ${done} of ${count + 1} tokens`)
+    },
+    // Its cache has the context's size from the beginning; a prompt takes what a pass computes in.
+    fill: tokens => firstToken(tokens.slice(0, 512)),
   }
-  if (done <= count) throw new Error(`node-llama-cpp stopped after ${done} of ${count + 1} tokens`)
-  return (1000 * count) / (performance.now() - start)
 }
 
 /** What the model expects behind each token of one sequence. */
@@ -110,5 +82,8 @@ async function probabilities(modelPath: string, tokens: readonly number[], out: 
 
 const [model, first, second, third] = process.argv.slice(2)
 if (first === '--probabilities') await probabilities(model, JSON.parse(second), third)
-else process.stdout.write(`${JSON.stringify(await measure(model, JSON.parse(first), Number(second)))}\n`)
+else {
+  const values = await takeMeasures(JSON.parse(first), Number(second), contextLength => open(model, contextLength))
+  process.stdout.write(`${JSON.stringify(values)}\n`)
+}
 process.exit(0) // It would stay alive for its model.

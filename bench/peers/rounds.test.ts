@@ -1,15 +1,30 @@
 import assert from 'node:assert/strict'
+import { appendFileSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { publishedConfig } from '../../scripts/make-checkpoint.ts'
 import { divergence } from './divergence.ts'
 import { benchTests, benchValues } from './ik.ts'
-import { bytesPerToken } from './limit.ts'
-import { allNames, groupsOf, isVoid, type Run, resultOf, usualNames } from './rounds.ts'
+import { KeptRuns } from './kept-runs.ts'
+import { bytesOfPass, cacheBytes } from './limit.ts'
+import {
+  allNames,
+  type Bench,
+  type Group,
+  groupsOf,
+  isVoid,
+  maxVoidRuns,
+  type Run,
+  resultOf,
+  takeRuns,
+  usualNames,
+} from './rounds.ts'
 
 const run = (side: Run['side'], values: Run['values'], plainRead: Run['plainRead'] = [30e9, 29e9]): Run => {
   return { side, values, plainRead }
 }
-const machine = { cpu: 'a CPU', limit: 12.34567 }
+const setting = { cpu: 'a CPU', config: publishedConfig('20b'), options: {}, commit: '0123456789' }
 
 test('measures of one group and one peer share their processes, and unknown ones are named with those there are', () => {
   assert.deepEqual(groupsOf(['decode', 'start', 'prefill-512', 'decode', 'prefill-512-ik', 'sessions-8']), [
@@ -26,7 +41,7 @@ test('a prompt of 8,192 tokens runs only where it is named', () => {
   assert.ok(allNames().includes('prefill-8192-ik'))
   assert.deepEqual(
     allNames().filter(name => !usualNames().includes(name)),
-    ['prefill-8192', 'prefill-8192-ik'],
+    ['prefill-8192', 'start-cold', 'prefill-8192-ik'],
   )
 })
 
@@ -36,7 +51,7 @@ test('a run is void where plain reads changed by more than a tenth, up or down',
   assert.equal(isVoid(run('ours', {}, [30e9, 33.1e9])), true)
 })
 
-test('a result has medians, their ratio with better above 1, the spread, and for decode the limit', () => {
+test('a result has medians, their ratio with better above 1, and the spread', () => {
   const runs = [
     run('ours', { decode: 10, start: 2 }),
     run('peer', { decode: 5, start: 20 }, [31e9, 30e9]),
@@ -45,36 +60,157 @@ test('a result has medians, their ratio with better above 1, the spread, and for
     run('ours', { decode: 99, start: 1 }),
     run('peer', { decode: 5.5, start: 12 }),
   ]
-  assert.deepEqual(resultOf('decode', 'node-llama-cpp', runs, machine), {
+  const { date, ...result } = resultOf('decode', 'node-llama-cpp', runs, setting)
+  assert.match(date, /^\d{4}-\d\d-\d\d$/)
+  assert.deepEqual(result, {
     measure: 'decode',
     ours: 11,
     peer: 5.5,
     ratio: 2,
-    limit: 12.35,
+    limit: null,
     unit: 'tokens/s',
     cpu: 'a CPU',
+    against: 'node-llama-cpp',
     spread: { ours: [10, 99], peer: [5, 6] },
     plainRead: [29, 31],
     rounds: 3,
+    commit: '0123456789',
+    options: {},
+    more: {},
   })
-  const start = resultOf('start', 'ik_llama.cpp', runs, machine)
+  const fields = ['measure', 'ours', 'peer', 'ratio', 'limit', 'unit', 'cpu']
+  assert.deepEqual(Object.keys(resultOf('decode', 'node-llama-cpp', runs, setting)).slice(0, fields.length), fields)
+  const start = resultOf('start', 'ik_llama.cpp', runs, setting)
   assert.deepEqual([start.measure, start.ours, start.peer, start.ratio], ['start-ik', 2, 12, 6])
-  assert.equal(start.limit, null)
 })
 
-test('many sessions and a long context are compared with ourselves', () => {
-  const runs = [
-    run('ours', { 'sessions-8': 24, 'sessions-1': 12 }),
-    run('ours', { 'sessions-8': 26, 'sessions-1': 12 }),
-  ]
-  const result = resultOf('sessions-8', 'none', runs, machine)
-  assert.deepEqual([result.ours, result.peer, result.ratio], [25, 12, 2.083])
+/** Runs of ours around which both kinds of memory were read at 30 GB/s. */
+const atThirty = (...values: Run['values'][]): Run[] =>
+  values.map(values => ({ ...run('ours', values, [30e9, 30e9]), mappedRead: 30e9 }))
+
+test('a token of gpt-oss-20b reads 2.56 GB, and 0.805 more behind 32k, or 0.428 at 8 bits', () => {
+  const { own, mapped } = bytesOfPass(setting.config)
+  assert.equal((mapped / 1e9).toFixed(2), '1.27')
+  assert.equal((own / 1e9).toFixed(2), '1.29')
+  assert.equal(cacheBytes(setting.config, 32_768), 805_306_368)
+  assert.equal(cacheBytes(setting.config, 32_768, { cache: 'q8' }), (805_306_368 * 34) / 64)
 })
 
-test('a token of gpt-oss-20b reads 2.56 GB', () => {
-  const { experts, matrices } = bytesPerToken(publishedConfig('20b'))
-  assert.equal((experts / 1e9).toFixed(2), '1.27')
-  assert.equal((matrices / 1e9).toFixed(2), '1.29')
+test('decode is told what plain reads of its own run would allow', () => {
+  const runs = [...atThirty({ decode: 9 }), { ...run('ours', { decode: 6 }, [15e9, 15e9]), mappedRead: 15e9 }]
+  const { limit, more } = resultOf('decode', 'node-llama-cpp', [...runs, run('peer', { decode: 5 })], setting)
+  const allowed = 30e9 / (1.27e9 + 1.29e9)
+  assert.ok(Math.abs(limit! - 0.75 * allowed) < 0.03, `${limit}`) // the median of 11.7 and half of it
+  assert.ok(Math.abs(more.ofLimit - (9 / allowed + 6 / (allowed / 2)) / 2) < 0.005, `${more.ofLimit}`)
+})
+
+test('eight sessions are compared with one, and the limit is that of the experts that they chose', () => {
+  const runs = atThirty(
+    { 'sessions-8': 24, 'sessions-1': 12, 'distinct-experts': 20.5 },
+    { 'sessions-8': 26, 'sessions-1': 12, 'distinct-experts': 21.5 },
+  )
+  const result = resultOf('sessions-8', 'none', runs, setting)
+  assert.deepEqual([result.ours, result.peer, result.ratio, result.against], [25, 12, 2.083, 'sessions-1'])
+  assert.equal(result.more.distinctExperts, 21)
+  assert.ok(Math.abs(result.more.ratioLimit - 2.58) < 0.02, `${result.more.ratioLimit}`)
+  assert.ok(Math.abs(result.limit! - 2.58 * (30 / 2.56)) < 0.3, `${result.limit}`)
+})
+
+test('behind 32k attention is what the longer context adds, beside a plain read', () => {
+  // 0.805 GB at 15 of 30 GB/s: 53.7 ms more than 100.
+  const runs = atThirty({ 'decode-0': 10, 'decode-32k': 1 / (0.1 + 0.805306368 / 15) })
+  const { ratio, against, more } = resultOf('decode-32k', 'none', runs, setting)
+  assert.equal(against, 'decode-0')
+  assert.equal(ratio.toFixed(2), '0.65')
+  assert.equal(more.attentionOfRead, 0.5)
+  assert.equal(more.ratioLimit.toFixed(2), '0.76')
+  const q8 = resultOf('decode-32k', 'none', runs, { ...setting, options: { cache: 'q8' } })
+  assert.equal(q8.more.ratioLimit.toFixed(2), '0.86')
+})
+
+test('a cold start is compared with reading the files, and private memory apart from what is mapped', () => {
+  const cold = resultOf('start-cold', 'none', [run('ours', { 'start-cold': 15, disk: 12 })], setting)
+  assert.deepEqual([cold.ours, cold.peer, cold.ratio, cold.against], [15, 12, 0.8, 'disk'])
+  const memory = resultOf(
+    'memory',
+    'node-llama-cpp',
+    [run('ours', { memory: 1.6, 'memory-mapped': 12 }), run('peer', { memory: 20, 'memory-mapped': 0.3 })],
+    setting,
+  )
+  assert.deepEqual([memory.ratio, memory.more], [12.5, { mapped: 12, peerMapped: 0.3 }])
+})
+
+// --- runs in turn ---
+
+const beside: Group = { peer: 'node-llama-cpp', names: ['decode'] }
+
+/** Sides that count their runs; those whose number is in `voids` are disturbed, and `cutAt` ends the process. */
+function fakeBench({ voids = [], cutAt = Infinity }: { voids?: number[]; cutAt?: number } = {}) {
+  const [taken, kept, told]: [string[], Run[], string[]] = [[], [], []]
+  const bench: Bench = {
+    async take(side) {
+      if (taken.length === cutAt) throw new Error('cut off')
+      const number = taken.push(side)
+      return run(side, { decode: number }, [30e9, voids.includes(number) ? 20e9 : 30e9])
+    },
+    keep: run => void kept.push(run),
+    tell: (_, remark = 'taken') => void told.push(remark),
+  }
+  return { bench, taken, kept, told }
+}
+
+test('sides run in turn, ours first, and alone where there is no peer', async () => {
+  const { bench, taken } = fakeBench()
+  const runs = await takeRuns(beside, 3, [], bench)
+  assert.deepEqual(taken, ['ours', 'peer', 'ours', 'peer', 'ours', 'peer'])
+  assert.deepEqual(
+    runs.map(run => run.values.decode),
+    [1, 2, 3, 4, 5, 6],
+  )
+  const alone = fakeBench()
+  await takeRuns({ peer: 'none', names: ['sessions-8'] }, 2, [], alone.bench)
+  assert.deepEqual(alone.taken, ['ours', 'ours'])
+})
+
+test('a void run is repeated and not kept; three in a row end it, unless every run shall count', async () => {
+  const { bench, taken, kept, told } = fakeBench({ voids: [2, 3, 5] })
+  const runs = await takeRuns(beside, 2, [], bench)
+  assert.deepEqual(taken, ['ours', 'peer', 'peer', 'peer', 'ours', 'ours', 'peer'])
+  assert.deepEqual(
+    runs.map(run => run.values.decode),
+    [1, 4, 6, 7],
+  )
+  assert.deepEqual(kept, runs)
+  assert.equal(told.filter(remark => remark.startsWith('void: ')).length, 3)
+
+  const never = fakeBench({ voids: [2, 3, 4] })
+  await assert.rejects(takeRuns(beside, 2, [], never.bench), /^Error: 3 runs in a row were void: .* --noisy$/)
+  assert.equal(never.taken.length, 1 + maxVoidRuns)
+  assert.equal((await takeRuns(beside, 2, [], fakeBench({ voids: [1, 2, 3, 4] }).bench, true)).length, 4)
+})
+
+test('what was finished before a call was cut off is gone on with, once, by a call of the same key', async t => {
+  const folder = mkdtempSync(join(tmpdir(), 'tutti-kept-'))
+  t.after(() => rmSync(folder, { recursive: true }))
+  const path = join(folder, 'runs.jsonl')
+  const keptRuns = new KeptRuns(path, 'decode')
+  const first = fakeBench({ cutAt: 3 })
+  const keeping = { ...first.bench, keep: (run: Run) => keptRuns.keep(run) }
+  await assert.rejects(takeRuns(beside, 3, keptRuns.runs, keeping), /cut off/)
+  appendFileSync(path, '{"key":"dec') // cut off within a line
+  new KeptRuns(path, 'start').keep(run('ours', { start: 2 }))
+
+  const second = fakeBench()
+  const runs = await takeRuns(beside, 3, new KeptRuns(path, 'decode').runs, second.bench)
+  assert.deepEqual(second.taken, ['peer', 'ours', 'peer'])
+  assert.deepEqual(second.told.slice(0, 3), ['kept', 'kept', 'kept'])
+  assert.deepEqual(
+    runs.map(run => run.values.decode),
+    [1, 2, 3, 1, 2, 3],
+  )
+  keptRuns.end()
+  assert.deepEqual(new KeptRuns(path, 'decode').runs, [])
+  assert.equal(new KeptRuns(path, 'start').runs.length, 1)
 })
 
 test('llama-bench is asked for what is wanted and nothing else', () => {

@@ -11,7 +11,7 @@
  */
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { appendFileSync, existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { open, readdir } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -20,28 +20,19 @@ import { type JsonObject, parseJson } from '../../src/base/json.ts'
 import type { DeviceOptions } from '../../src/device/options.ts'
 import { readConfig } from '../../src/model/config.ts'
 import { measureIk } from './ik.ts'
-import { bytesPerToken } from './limit.ts'
+import { KeptRuns } from './kept-runs.ts'
 import { benchFolder, type Values } from './measures.ts'
-import { type Group, groupsOf, isVoid, type Result, type Run, resultOf, usualNames } from './rounds.ts'
+import { type Group, groupsOf, type Result, type Run, resultOf, type Setting, takeRuns, usualNames } from './rounds.ts'
 
-const maxVoidRuns = 3
-
-interface Setting {
-  /** The safetensors, and the same weights for the peers. */
+/** The same weights for us and for the peers. */
+interface Weights {
   folder: string
   gguf: string
-  options: DeviceOptions
-  rounds: number
-  noisy: boolean
-  cpu: string
-  /** Of the clone, where git tells it: runs of other code are not gone on with. */
-  commit: string
 }
 
 const here = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
-const runsFile = (): string => join(benchFolder(), 'peers-runs.jsonl')
 
-// --- one run ---
+// --- programs ---
 
 /** Runs `command`, whose last line is JSON. Its own messages go to stderr. */
 function lastLine(command: string, args: readonly string[]): Promise<Values> {
@@ -58,25 +49,34 @@ function lastLine(command: string, args: readonly string[]): Promise<Values> {
   })
 }
 
-function measure(side: Run['side'], group: Group, setting: Setting): Promise<Values> {
-  const script = (name: string, ...args: string[]) =>
-    lastLine(process.execPath, [
-      '--conditions=tutti-source',
-      '--disable-warning=ExperimentalWarning',
-      here(name),
-      ...args,
-    ])
-  const names = JSON.stringify(group.names)
-  if (side === 'ours') {
-    return script('ours.ts', setting.folder, names, String(Date.now()), JSON.stringify(setting.options))
+function script(name: string, ...args: string[]): Promise<Values> {
+  const flags = ['--conditions=tutti-source', '--disable-warning=ExperimentalWarning']
+  return lastLine(process.execPath, [...flags, here(name), ...args])
+}
+
+/** A C program of this folder, compiled for this machine when it is first used. */
+function compiled(name: string): string {
+  const [program, source] = [join(benchFolder(), name), here(`${name}.c`)]
+  if (!existsSync(program) || statSync(program).mtimeMs < statSync(source).mtimeMs) {
+    execFileSync('cc', ['-O3', '-march=native', '-std=gnu11', '-pthread', source, '-o', program], { stdio: 'inherit' })
   }
-  if (group.peer === 'ik_llama.cpp') return measureIk(setting.gguf, group.names, lastLine)
-  return script('llama.ts', setting.gguf, names, String(Date.now()))
+  return program
+}
+
+const output = (program: string, ...args: string[]): Values =>
+  JSON.parse(execFileSync(compiled(program), args, { encoding: 'utf8' }))
+
+// --- one run ---
+
+/** The largest first. */
+function weightFiles(folder: string): string[] {
+  const names = readdirSync(folder).filter(name => name.endsWith('.safetensors'))
+  const paths = names.map(name => join(folder, name))
+  return paths.sort((a, b) => statSync(b).size - statSync(a).size)
 }
 
 /** Brings files into the page cache, as far as there is room. */
-async function readThrough(path: string): Promise<void> {
-  const files = statSync(path).isDirectory() ? (await readdir(path)).map(name => join(path, name)) : [path]
+async function readThrough(files: readonly string[]): Promise<void> {
   const buffer = new Uint8Array(8 * 2 ** 20)
   for (const file of files) {
     const handle = await open(file)
@@ -85,26 +85,53 @@ async function readThrough(path: string): Promise<void> {
   }
 }
 
-/** Bytes a second of each kind of memory that is named. */
-function plainRead(...kinds: string[]): Record<string, number> {
-  const program = join(benchFolder(), 'plain-read')
-  const source = here('plain-read.c')
-  if (!existsSync(program) || statSync(program).mtimeMs < statSync(source).mtimeMs) {
-    execFileSync('cc', ['-O3', '-march=native', '-std=gnu11', '-pthread', source, '-o', program], { stdio: 'inherit' })
+async function oneRun(
+  side: Run['side'],
+  { names, peer }: Group,
+  weights: Weights,
+  options: DeviceOptions,
+): Promise<Run> {
+  const { folder, gguf } = weights
+  const files = side === 'ours' ? weightFiles(folder) : [gguf]
+  const isCold = names.includes('start-cold')
+  const ours = (names: readonly string[]) =>
+    script('ours.ts', folder, JSON.stringify(names), String(Date.now()), JSON.stringify(options))
+  const values = async () => {
+    if (isCold) return startCold(files, () => ours(['start']))
+    if (side === 'ours') return ours(names)
+    if (peer === 'ik_llama.cpp') return measureIk(gguf, names, lastLine)
+    return script('llama.ts', gguf, JSON.stringify(names), String(Date.now()))
   }
-  return JSON.parse(execFileSync(program, kinds, { encoding: 'utf8' }))
+  if (!isCold) await readThrough(files)
+  const before = output('plain-read', 'huge', files[0])
+  const taken = await values()
+  const after = output('plain-read', 'huge')
+  return {
+    side,
+    values: taken,
+    plainRead: [before.huge, after.huge],
+    ...(side === 'ours' && { mappedRead: before.mapped }),
+  }
 }
 
-async function oneRun(side: Run['side'], group: Group, setting: Setting): Promise<Run> {
-  for (let i = 0; i < maxVoidRuns; i++) {
-    const before = plainRead('huge').huge
-    await readThrough(side === 'ours' ? setting.folder : setting.gguf)
-    const values = await measure(side, group, setting)
-    const run: Run = { side, values, plainRead: [before, plainRead('huge').huge] }
-    if (setting.noisy || !isVoid(run)) return run
-    process.stderr.write(`${describe(run)}  void: memory was read at another speed before than after\n`)
+/** Beside the mean of reading the files before and after: what is read later may come from a cache below this system. */
+async function startCold(files: readonly string[], start: () => Promise<Values>): Promise<Values> {
+  const dropped = () => {
+    const { left } = output('disk-read', 'drop', ...files)
+    const total = files.reduce((sum, file) => sum + statSync(file).size, 0)
+    if (left > total / 100) {
+      const shown = `${(left / 1e9).toFixed(2)} of ${(total / 1e9).toFixed(2)} GB`
+      throw new Error(`${shown} stay in the page cache: another process has mapped the files; end it`)
+    }
   }
-  throw new Error(`${maxVoidRuns} runs were void: something else takes this machine's memory; stop it, or try --noisy`)
+  const read = () => {
+    dropped()
+    return output('disk-read', 'read', ...files).seconds
+  }
+  const before = read()
+  dropped()
+  const values = await start()
+  return { 'start-cold': values.start, disk: (before + read()) / 2 }
 }
 
 function describe({ side, values, plainRead }: Run): string {
@@ -114,48 +141,26 @@ function describe({ side, values, plainRead }: Run): string {
 
 // --- all of them ---
 
-/** Finished runs of a group that an interrupted call left, told apart by everything that matters to them. */
-function keptRuns(key: string): Run[] {
-  if (!existsSync(runsFile())) return []
-  const lines = readFileSync(runsFile(), 'utf8').trim().split('\n').filter(Boolean)
-  const entries: { key: string; run: Run | null }[] = lines.map(line => JSON.parse(line))
-  const ours = entries.filter(entry => entry.key === key)
-  const lastEnd = ours.findLastIndex(entry => entry.run === null)
-  return ours.slice(lastEnd + 1).map(entry => entry.run!)
+interface Choice {
+  rounds: number
+  fresh: boolean
+  noisy: boolean
 }
 
-const keep = (key: string, run: Run | null): void => appendFileSync(runsFile(), `${JSON.stringify({ key, run })}\n`)
-
-async function measureGroup(group: Group, setting: Setting, fresh: boolean): Promise<Result[]> {
-  const key = JSON.stringify({ ...group, ...setting, rounds: undefined })
-  if (fresh) keep(key, null)
-  const runs = keptRuns(key)
-  for (const run of runs) process.stderr.write(`${describe(run)}  kept\n`)
-  const sides: Run['side'][] = group.peer === 'none' ? ['ours'] : ['ours', 'peer']
-  while (runs.length < setting.rounds * sides.length) {
-    const run = await oneRun(sides[runs.length % sides.length], group, setting)
-    runs.push(run)
-    keep(key, run)
-    process.stderr.write(`${describe(run)}\n`)
+async function measureGroup(group: Group, weights: Weights, setting: Setting, choice: Choice): Promise<Result[]> {
+  const { options, cpu, commit } = setting
+  const { rounds, noisy } = choice
+  const key = JSON.stringify({ ...group, ...weights, options, noisy, cpu, commit })
+  const kept = new KeptRuns(join(benchFolder(), 'peers-runs.jsonl'), key)
+  if (choice.fresh) kept.end()
+  const bench = {
+    take: (side: Run['side']) => oneRun(side, group, weights, options),
+    keep: (run: Run) => kept.keep(run),
+    tell: (run: Run, remark = '') => void process.stderr.write(`${describe(run)}  ${remark}\n`),
   }
-  const limit = group.names.includes('decode') ? decodeLimit(setting.folder) : null
-  keep(key, null)
-  return group.names.map(name => resultOf(name, group.peer, runs, { cpu: setting.cpu, limit }))
-}
-
-/** Experts are read where their file is mapped, the matrices kept at 8 bits in huge pages. */
-function decodeLimit(folder: string): number {
-  const path = join(folder, 'config.json')
-  const config = readConfig(parseJson(readFileSync(path, 'utf8')) as JsonObject, path)
-  const { experts, matrices } = bytesPerToken(config)
-  const { huge, mapped } = plainRead('huge', largestIn(folder))
-  return 1 / (experts / mapped + matrices / huge)
-}
-
-function largestIn(folder: string): string {
-  const files = readdirSync(folder).filter(name => name.endsWith('.safetensors'))
-  const sized = files.map(name => join(folder, name)).map(path => ({ path, size: statSync(path).size }))
-  return sized.sort((a, b) => b.size - a.size)[0].path
+  const runs = await takeRuns(group, rounds, kept.runs, bench, noisy)
+  kept.end()
+  return group.names.map(name => resultOf(name, group.peer, runs, setting))
 }
 
 function commit(): string {
@@ -163,13 +168,24 @@ function commit(): string {
   return stdout?.trim() ?? ''
 }
 
-function show({ measure, ours, peer, ratio, limit, unit, spread, plainRead, rounds }: Result): string {
+function show({ measure, ours, peer, against, ratio, limit, unit, spread, plainRead, rounds, more }: Result): string {
   const side = (value: number, [least, most]: readonly [number, number]) => `${value} (${least}–${most})`
+  const extra = Object.entries(more).map(([key, value]) => `, ${key} ${value}`)
   return (
-    `${measure}: ours ${side(ours, spread.ours)}, peer ${side(peer, spread.peer)} ${unit}, ratio ${ratio}` +
-    (limit === null ? '' : `, ${((100 * ours) / limit).toFixed(0)} % of the limit ${limit}`) +
+    `${measure}: ours ${side(ours, spread.ours)}, ${against} ${side(peer, spread.peer)} ${unit}, ratio ${ratio}` +
+    `${limit === null ? '' : `, limit ${limit}`}${extra.join('')}` +
     `; ${rounds} rounds, plain read ${plainRead.join('–')} GB/s`
   )
+}
+
+/** Of what will be needed, so that nothing is found missing after an hour. */
+function checkPresent(groups: readonly Group[], { folder, gguf }: Weights): void {
+  const has = (peer: Group['peer']) => groups.some(group => group.peer === peer)
+  const needed = [folder]
+  if (has('node-llama-cpp')) needed.push(gguf, join(benchFolder(), 'node-llama-cpp', 'installed'))
+  if (has('ik_llama.cpp')) needed.push(gguf, join(benchFolder(), 'ik', 'installed'))
+  const missing = needed.find(path => !existsSync(path))
+  if (missing) throw new Error(`there is no ${missing}: run bench/peers/setup (TUTTI_BENCH_DIR says where)`)
 }
 
 async function main(): Promise<void> {
@@ -187,15 +203,15 @@ async function main(): Promise<void> {
       gguf: { type: 'string', default: join(benchFolder(), 'gpt-oss-20b-random.gguf') },
     },
   })
-  const { folder, gguf, noisy, device, precision, cache } = values
-  for (const path of [folder, gguf, join(benchFolder(), 'node-llama-cpp')]) {
-    if (!existsSync(path)) throw new Error(`there is no ${path}: run bench/peers/setup (TUTTI_BENCH_DIR says where)`)
-  }
-  const rounds = Number(values.rounds)
-  const options = { device, precision, cache } as DeviceOptions
-  const setting = { folder, gguf, options, rounds, noisy, cpu: machine(), commit: commit() }
-  for (const group of groupsOf(positionals.length > 0 ? positionals : usualNames())) {
-    for (const result of await measureGroup(group, setting, values.fresh)) {
+  const { folder, gguf, device, precision, cache, fresh, noisy } = values
+  const weights = { folder, gguf }
+  const groups = groupsOf(positionals.length > 0 ? positionals : usualNames())
+  checkPresent(groups, weights)
+  const path = join(folder, 'config.json')
+  const config = readConfig(parseJson(readFileSync(path, 'utf8')) as JsonObject, path)
+  const setting = { cpu: machine(), config, options: { device, precision, cache } as DeviceOptions, commit: commit() }
+  for (const group of groups) {
+    for (const result of await measureGroup(group, weights, setting, { rounds: Number(values.rounds), fresh, noisy })) {
       appendFileSync(join(benchFolder(), 'peers-results.jsonl'), `${JSON.stringify(result)}\n`)
       process.stdout.write(`${values.json ? JSON.stringify(result) : show(result)}\n`)
     }

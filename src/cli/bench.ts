@@ -4,10 +4,11 @@ import { openFolder } from '#source'
 import type { Folder } from '../checkpoint/source.ts'
 import { CpuDevice } from '../device/cpu.node.ts'
 import { openDevice } from '../device/open.node.ts'
-import type { WeightBytes } from '../kernels/ops.ts'
+import type { Device, WeightBytes } from '../kernels/ops.ts'
+import type { ModelConfig } from '../model/config.ts'
 import { showMemory } from '../model/memory.ts'
 import { modelName } from '../model/name.ts'
-import { openModel } from '../open-engine.ts'
+import { type OpenedModel, openModel } from '../open-engine.ts'
 import { defineCommand, exitCodes } from './command.ts'
 import { SpeedTest } from './measure.ts'
 import { modelOptions } from './model-options.ts'
@@ -21,6 +22,8 @@ interface Line {
   what: string
   value: number
   unit: string
+  /** The value if nothing but plain reads of memory took time. */
+  limit?: number
   note?: string
 }
 
@@ -29,9 +32,11 @@ export const bench = defineCommand({
   summary: 'how fast a model runs on this machine',
   argument: '',
   about: [
-    'Measures loading, prompts of 64 and 512 tokens, and decoding behind 0, 2k, 8k and 32k tokens of context, beside what ' +
-      'plain reads of this machine’s memory would allow. Long contexts are filled, not run; at 2k both are compared.',
-    'With --json stdout has one JSON object a line: {"what","value","unit"}.',
+    'Measures loading, a prompt of 64 tokens, and behind 0, 2k, 8k and 32k tokens of context a prompt of 512 and decoding, ' +
+      'beside what plain reads of this machine’s memory would allow. Long contexts are filled, not run; at 2k both are ' +
+      'compared. For a model of 12 GB it takes some minutes.',
+    'With --json stdout has one JSON object a line: {"what","value","unit","limit","model","device","cache","cpu"}; limit ' +
+      'is missing where plain reads set none.',
   ],
   options: { model, device, threads, precision, cache, json: flag('print figures as JSON, one a line') },
   examples: [
@@ -41,14 +46,6 @@ export const bench = defineCommand({
   async run({ values }, shell) {
     const { model: name = 'nano', json, ...options } = values
     const status = new StatusLine(shell.stderr)
-    const print = (line: Line) => {
-      status.clear()
-      const { what, value, unit, note } = line
-      const text = json
-        ? JSON.stringify(line)
-        : `${what.padEnd(34)} ${format(value).padStart(8)} ${unit}${note ? `  (${note})` : ''}`
-      shell.stdout.write(`${text}\n`)
-    }
     const interrupted = new AbortController()
     const release = shell.onInterrupt(() => interrupted.abort())
     const path = locateModel(name)
@@ -62,36 +59,33 @@ export const bench = defineCommand({
       availableMemory: availableMemory(),
       onProgress: (done, total) => status.show(`loading ${name}: ${Math.floor((100 * done) / total)} %`),
     })
+    const loading = (performance.now() - begun) / 1000
+    const about = {
+      model: modelName(opened.model.config),
+      device: device.name,
+      cache: options.cache ?? 'bf16',
+      cpu: cpus()[0]?.model.trim(),
+    }
+    const print = (line: Line) => {
+      status.clear()
+      shell.stdout.write(`${json ? JSON.stringify({ ...line, ...about }) : show(line)}\n`)
+    }
     try {
-      const { model, weights, maxChunk, plan, contextLength } = opened
+      const { plan, contextLength } = opened
       const memory = showMemory({ private: plan.total, mapped: plan.mapped })
-      shell.stderr.write(`${modelName(model.config)} on ${device.name}, ${cpus()[0]?.model.trim()}\n`)
+      shell.stderr.write(`${about.model} on ${about.device}, ${about.cpu}\n`)
       shell.stderr.write(`${memory} planned for ${contextLength} tokens of context\n`)
       if (notice ?? opened.notice) shell.stderr.write(`${notice ?? opened.notice}\n`)
-      print({ what: 'loading', value: (performance.now() - begun) / 1000, unit: 's' })
-      const test = new SpeedTest(model, maxChunk)
-      const steps = [64, 512].map(n => async (): Promise<Line[]> => {
-        return [{ what: `prefill, ${n} tokens`, value: await test.prefill(n), unit: 'tokens/s' }]
-      })
-      if (device instanceof CpuDevice) {
-        steps.unshift(() => limits(device, weights.perToken, file))
-        steps.push(async () => {
-          const { real, filled } = await test.checkFilled(2048)
-          return [
-            { what: 'decode at 2048 tokens, run', value: real, unit: 'tokens/s', note: `filled ${format(filled)}` },
-          ]
-        })
-      }
-      for (const context of device instanceof CpuDevice ? contexts : [0]) {
-        const what = `decode at ${context} tokens`
-        steps.push(async () => [{ what, value: await test.decode(context), unit: 'tokens/s' }])
-      }
-      for (const step of steps) {
-        if (interrupted.signal.aborted) return exitCodes.interrupted
+      print({ what: 'loading', value: loading, unit: 's' })
+      status.show('measuring…')
+      for await (const line of lines(opened, device, file, interrupted.signal)) {
+        print(line)
         status.show('measuring…')
-        for (const line of await step()) print(line)
       }
       return exitCodes.success
+    } catch (error) {
+      if (interrupted.signal.aborted && error === interrupted.signal.reason) return exitCodes.interrupted
+      throw error
     } finally {
       status.clear()
       release()
@@ -100,24 +94,70 @@ export const bench = defineCommand({
   },
 })
 
-/** Plain reads of each kind of memory, and the tokens a second that they allow. */
-async function limits(device: CpuDevice, perToken: WeightBytes, file: string | undefined): Promise<Line[]> {
-  const huge = await device.readSpeed('huge')
-  const small = await device.readSpeed('small')
-  const mapped = file && perToken.mapped > 0 ? await device.readSpeed({ path: file }, 4 * 2 ** 30) : huge
-  const seconds = perToken.own / huge + perToken.mapped / mapped
-  const speed = (what: string, value: number) => ({ what: `plain read, ${what}`, value: value / 1e9, unit: 'GB/s' })
-  return [
-    speed('huge pages', huge),
-    speed('4 KiB pages', small),
-    ...(file ? [speed('mapped file', mapped)] : []),
-    {
-      what: 'limit of decoding',
-      value: 1 / seconds,
-      unit: 'tokens/s',
-      note: `${format((perToken.own + perToken.mapped) / 1e9)} GB a token`,
-    },
-  ]
+async function* lines(
+  { model, maxChunk, weights }: OpenedModel,
+  device: Device,
+  file: string | undefined,
+  signal: AbortSignal,
+): AsyncGenerator<Line> {
+  const test = new SpeedTest(model, maxChunk, signal)
+  const speed = (what: string, value: number, more?: Partial<Line>): Line => ({
+    what,
+    value,
+    unit: 'tokens/s',
+    ...more,
+  })
+  const reads = device instanceof CpuDevice ? await plainReads(device, weights.perToken, file) : undefined
+  for (const [what, value] of Object.entries(reads ?? {})) {
+    yield { what: `plain read of ${readNames[what as keyof PlainReads]}`, value: value / 1e9, unit: 'GB/s' }
+  }
+  yield speed('prefill of 64 tokens', await test.prefill(64))
+  for (const context of reads ? contexts : [0]) {
+    signal.throwIfAborted()
+    const behind = context === 0 ? '' : ` behind ${context}`
+    yield speed(`prefill of 512 tokens${behind}`, await test.prefill(512, context))
+    if (context === 2048) {
+      const { real, filled } = await test.checkFilled(context)
+      yield speed(`decode${behind} run`, real, { note: `${format(filled)} behind filled ones` })
+    }
+    const limit = reads && decodeLimit(device, model.config, weights.perToken, reads, context)
+    yield speed(`decode${behind}`, await test.decode(context), { limit })
+  }
+}
+
+/** Bytes a second. */
+interface PlainReads {
+  huge: number
+  small: number
+  mapped?: number
+}
+const readNames = { huge: 'huge pages', small: '4 KiB pages', mapped: 'the mapped file' }
+
+async function plainReads(device: CpuDevice, perToken: WeightBytes, file?: string): Promise<PlainReads> {
+  const [huge, small] = [await device.readSpeed('huge'), await device.readSpeed('small')]
+  if (!file || perToken.mapped === 0) return { huge, small }
+  return { huge, small, mapped: await device.readSpeed({ path: file }, 4 * 2 ** 30) }
+}
+
+/** Tokens a second if weights and cache were read at the speed of a plain read and nothing else took time. */
+function decodeLimit(
+  device: Device,
+  config: ModelConfig,
+  { own, mapped }: WeightBytes,
+  reads: PlainReads,
+  context: number,
+): number {
+  const { numAttentionHeads, numKeyValueHeads, headDim, slidingWindow, numHiddenLayers } = config
+  const read = (window: number) =>
+    device.cacheBytes({ numAttentionHeads, numKeyValueHeads, headDim, window }, Math.min(window, context))
+  const numFull = Math.floor(numHiddenLayers / 2)
+  const cache = numFull * read(Infinity) + (numHiddenLayers - numFull) * read(slidingWindow)
+  return 1 / ((own + cache) / reads.huge + mapped / (reads.mapped ?? reads.huge))
+}
+
+function show({ what, value, unit, limit, note }: Line): string {
+  const remark = limit === undefined ? note : `${((100 * value) / limit).toFixed(0)} % of the limit ${format(limit)}`
+  return `${what.padEnd(34)} ${format(value).padStart(8)} ${unit}${remark ? `  (${remark})` : ''}`
 }
 
 async function largestFile(folder: Folder): Promise<string | undefined> {
