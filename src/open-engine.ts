@@ -8,7 +8,7 @@ import { chooseContext, type MemoryPlan, showBytes } from './model/memory.ts'
 import { modelName } from './model/name.ts'
 import { checkTensors } from './model/tensors.ts'
 import { Transformer } from './model/transformer.ts'
-import { loadWeights, planWeights, type WeightPlan } from './model/weights.ts'
+import { loadWeights, planWeights, roundableMatrices, type WeightPlan } from './model/weights.ts'
 
 export interface OpenOptions {
   folder: Folder
@@ -34,6 +34,8 @@ export interface OpenedModel {
   weights: WeightPlan
   /** Why the model runs slower than this machine could, if it does. */
   notice?: string
+  /** Where rounded matrices come from or go to, or why they are not kept, if there is something to tell. */
+  kept?: string
 }
 
 /**
@@ -46,6 +48,7 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
   try {
     const config = readConfig(checkpoint.config, checkpoint.configPath)
     checkTensors(checkpoint, config)
+    const kept = await device.recall?.(roundableMatrices(checkpoint, config))
     const bytes = planWeights(device, checkpoint, config)
     const sizes = { device, weights: bytes, maxChunk, maxSessions }
     const { contextLength, plan } = chooseContext(config, availableMemory, sizes, options.contextLength)
@@ -64,6 +67,7 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
       plan,
       weights: bytes,
       ...(notice && { notice }),
+      ...(kept && { kept }),
     }
   } catch (error) {
     device.close()
@@ -94,11 +98,12 @@ function showSpeed(tokensPerSecond: number): string {
 /** Loads the model in a folder and gives the engine that runs it. `notice`: what the caller already knows to tell. */
 export async function openEngine(options: OpenOptions & { notice?: string }): Promise<LocalEngine> {
   const { device } = options
-  const { model, contextLength, maxChunk, maxSessions, plan, notice = options.notice } = await openModel(options)
+  const { model, contextLength, maxChunk, maxSessions, plan, notice = options.notice, kept } = await openModel(options)
   return new LocalEngine(model, {
     model: modelName(model.config),
     device: device.name,
     ...(notice && { notice }),
+    ...(kept && { kept }),
     contextLength,
     memory: { private: plan.total, mapped: plan.mapped },
     maxChunk,

@@ -1,5 +1,5 @@
 import { decodeBfloat16 } from '../base/bfloat16.ts'
-import { DeviceError } from '../base/errors.ts'
+import { CheckpointError, DeviceError } from '../base/errors.ts'
 import type {
   AttentionShape,
   Device,
@@ -17,6 +17,7 @@ import type { DataType, StoredTensor, Tensor } from '../kernels/tensor.ts'
 import { CpuCache, PageStore, pageTokens } from './cpu-cache.ts'
 import { opcodes } from './cpu-opcodes.ts'
 import { Activation, plan, type Step } from './cpu-program.ts'
+import { type KeepOptions, type KeptMatrices, q8Bytes, recallMatrices } from './kept-matrices.node.ts'
 import type { Native, NativeBytes, NativeDevice, NativePass } from './native.node.ts'
 
 export interface CpuOptions {
@@ -31,6 +32,8 @@ export interface CpuOptions {
   precision?: 'fast' | 'exact'
   /** How keys and values are kept. */
   cache?: 'bf16' | 'q8'
+  /** Where large matrices are kept that were rounded to 8 bits; they are made anew each time by default. */
+  keep?: KeepOptions
 }
 
 const cacheTypes = { bf16: 0, q8: 1 } as const
@@ -48,9 +51,11 @@ export class CpuDevice implements Device {
   readonly #device: NativeDevice
   readonly #stores = new Map<number, PageStore>() // by bytes of a page
   readonly #numThreads: number
+  readonly #keep: KeepOptions | undefined
+  #kept: KeptMatrices | undefined
   #numRunning = 0
 
-  constructor(native: Native, { level, threads, precision = 'fast', cache = 'bf16' }: CpuOptions = {}) {
+  constructor(native: Native, { level, threads, precision = 'fast', cache = 'bf16', keep }: CpuOptions = {}) {
     const levels = native.levels()
     if (level !== undefined && !levels.includes(level)) {
       throw new DeviceError(`this CPU has no kernels for "${level}": it has ${levels.join(', ')} (TUTTI_CPU chooses)`)
@@ -58,16 +63,28 @@ export class CpuDevice implements Device {
     this.#native = native
     this.#device = native.open({ level: level ?? levels[0], threads: threads ?? 0, pin: true })
     this.#options = { precision, cache }
+    this.#keep = precision === 'fast' ? keep : undefined
     const { level: chosen, threads: numThreads } = native.describe(this.#device)
     this.#numThreads = numThreads
     this.name = `cpu (${chosen}, ${numThreads} ${numThreads === 1 ? 'thread' : 'threads'}, ${precision})`
   }
 
+  async recall(matrices: readonly (readonly StoredTensor[])[]): Promise<string | undefined> {
+    if (!this.#keep) return undefined
+    this.#kept = await recallMatrices({ native: this.#native, device: this.#device }, this.#keep, matrices)
+    return this.#kept?.note
+  }
+
+  /** Resolves when what was rounded is kept, or given up. */
+  async settled(): Promise<void> {
+    await this.#kept?.settled()
+  }
+
   weightBytes(tensor: StoredTensor, { mayRound = false }: LoadOptions = {}): WeightBytes {
     if (tensor.shape.length === 1) return { own: 4 * tensor.shape[0], mapped: 0 }
     if (mayRound && this.#options.precision === 'fast') {
-      const [rows, cols] = tensor.shape
-      return { own: inPages(Math.ceil(rows / 16) * 16 * Math.ceil(cols / 32) * 34), mapped: 0 }
+      const bytes = q8Bytes(tensor.shape)
+      return this.#kept?.found ? { own: 0, mapped: bytes } : { own: inPages(bytes), mapped: 0 }
     }
     return tensor.location ? { own: 0, mapped: tensor.byteLength } : { own: inPages(tensor.byteLength), mapped: 0 }
   }
@@ -115,13 +132,16 @@ export class CpuDevice implements Device {
     }
     const rows = parts.map(part => part.shape[0])
     const numRows = rows.reduce((a, b) => a + b)
+    const round = mayRound && this.#options.precision === 'fast'
+    const kept = round ? await this.#kept?.load(parts) : undefined
+    if (kept !== undefined) return new Weight('int8', [numRows, shape[1]], kept)
     const sources = await Promise.all(parts.map(part => this.#bytes(part)))
     const id = native.matrix(this.#device, dataType, rows, shape[1], sources)
-    if (!mayRound || this.#options.precision === 'exact') {
-      return new Weight(dataType === 'F32' ? 'float32' : 'bfloat16', [numRows, shape[1]], id)
-    }
+    if (!round) return new Weight(dataType === 'F32' ? 'float32' : 'bfloat16', [numRows, shape[1]], id)
+    for (const source of sources) await this.#populate(source)
     const rounded = await this.#finished(native.quantize(this.#device, id))
     native.release(this.#device, id)
+    this.#kept?.made(parts, rounded)
     return new Weight('int8', [numRows, shape[1]], rounded)
   }
 
@@ -129,11 +149,22 @@ export class CpuDevice implements Device {
     const [numExperts, rows, groups] = scales.shape
     const [b, s] = [await this.#bytes(blocks), await this.#bytes(scales)]
     const id = this.#native.mxfp4(this.#device, numExperts, rows, groups * 32, b, s)
-    for (const bytes of [b, s]) {
-      if (!populate || bytes instanceof Uint8Array) continue
-      await this.#finished(this.#native.populate(this.#device, bytes.map, bytes.begin, bytes.length))
+    await this.#populate(s)
+    const nan = await this.#finished(this.#native.findNan(this.#device, id))
+    if (nan >= 0) {
+      throw new CheckpointError(
+        `${scales.name} has no number at byte ${nan}: a scale of 255, which MXFP4 has for what went wrong when the weights ` +
+          'were made; download the model again, or ask whoever made it',
+      )
     }
+    if (populate) await this.#populate(b)
     return new Weight('mxfp4', [numExperts, rows, groups * 32], id)
+  }
+
+  /** Has mapped bytes lie in memory, read in their order. */
+  async #populate(bytes: NativeBytes): Promise<void> {
+    if (bytes instanceof Uint8Array) return
+    await this.#finished(this.#native.populate(this.#device, bytes.map, bytes.begin, bytes.length))
   }
 
   /** Where a tensor's bytes are mapped, or a copy of them. */
@@ -218,6 +249,7 @@ export class CpuDevice implements Device {
   }
 
   close(): void {
+    this.#kept?.stop()
     this.#native.close(this.#device)
   }
 }

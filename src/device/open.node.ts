@@ -1,3 +1,4 @@
+import { cacheFolder } from '../base/cache-folder.node.ts'
 import { DeviceError, RequestError } from '../base/errors.ts'
 import type { Device } from '../kernels/ops.ts'
 import { CpuDevice } from './cpu.node.ts'
@@ -7,14 +8,17 @@ import { ReferenceDevice } from './reference.ts'
 
 /**
  * The device that the options ask for. Where native kernels are missing and nobody asked for them, the reference, and
- * `notice` says why. TUTTI_THREADS and TUTTI_CPU (an instruction set) count where the options say nothing.
+ * `notice` says why. TUTTI_THREADS and TUTTI_CPU (an instruction set) count where the options say nothing, and
+ * TUTTI_CACHE_DIR where matrices are kept.
  */
 export function openDevice(options: DeviceOptions, env = process.env): { device: Device; notice?: string } {
   if (options.device === 'reference') return { device: new ReferenceDevice() }
   const native = loadNative()
   if (typeof native !== 'string') {
     const threads = options.threads ?? numThreads(env.TUTTI_THREADS)
-    return { device: new CpuDevice(native, { ...options, threads, level: env.TUTTI_CPU || undefined }) }
+    const folder = options.keep === false ? undefined : cacheFolder(env)
+    const keep = folder === undefined ? undefined : { folder }
+    return { device: new CpuDevice(native, { ...options, threads, level: env.TUTTI_CPU || undefined, keep }) }
   }
   const cure = 'in a clone, install a C compiler (cc) and run "npm run prepare"'
   if (options.device === 'cpu') throw new DeviceError(`there are no native kernels (${native}): ${cure}`)

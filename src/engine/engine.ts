@@ -26,6 +26,8 @@ export interface EngineInfo {
   memory?: { private: number; mapped: number }
   /** Why the model runs slower than it could here, if it does. */
   notice?: string
+  /** Where matrices that were rounded to 8 bits come from or go to, or why they are not kept, for a model of some size. */
+  kept?: string
 }
 
 export interface GenerateRequest {

@@ -150,6 +150,11 @@ export interface Device {
   readonly name: string
   /** Tokens that a forward pass should take at once. */
   readonly maxChunk: number
+  /**
+   * Told before all else which matrices will come with `mayRound`, in the order of loading: a device may have kept what it
+   * made of them, and may keep it for the next time. Resolves to what it has to tell of that.
+   */
+  recall?(matrices: readonly (readonly StoredTensor[])[]): Promise<string | undefined>
   /** The memory that a tensor will take, known before it is read. */
   weightBytes(tensor: Omit<StoredTensor, 'read'>, options?: LoadOptions): WeightBytes
   /** Bytes of a cache that has grown to `tokens` positions. */

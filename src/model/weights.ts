@@ -19,6 +19,18 @@ export interface WeightPlan extends WeightBytes {
   readonly mappedEmbedding: number
 }
 
+/** The matrices that a device may round, each with its parts, in the order of `loadWeights`. */
+export function roundableMatrices(checkpoint: Checkpoint, config: ModelConfig): StoredTensor[][] {
+  const matrices: StoredTensor[][] = []
+  let last: string | undefined
+  for (const { name, part } of expectedTensors(config, checkpoint.layout)) {
+    if (roundable.has(part) && part === last) matrices.at(-1)!.push(checkpoint.tensors.get(name)!)
+    else if (roundable.has(part)) matrices.push([checkpoint.tensors.get(name)!])
+    last = part
+  }
+  return matrices
+}
+
 export function planWeights(device: Device, checkpoint: Checkpoint, config: ModelConfig): WeightPlan {
   let [own, mapped, ownRead, mappedRead, mappedExperts, mappedEmbedding] = [0, 0, 0, 0, 0, 0]
   const expertShare = config.expertsPerToken / config.numExperts
