@@ -53,8 +53,9 @@ typedef struct file_map { char *path; const uint8_t *data; int64_t bytes; } file
 /* 0, or errno; EINVAL: no regular file, ENODATA: empty. */
 int file_map_open(const char *path, file_map *);
 void file_map_close(file_map *);
-/* Brings a part of a mapping into memory and this process's page tables, and has the `ahead` bytes after it read
- * meanwhile. False: the file cannot be read. */
-bool file_map_populate(const file_map *, int64_t begin, int64_t length, int64_t ahead);
+/* Brings a part of a mapping into memory and this process's page tables. False: the file cannot be read. */
+bool file_map_populate(const file_map *, int64_t begin, int64_t length);
+/* Has a part of a file, as far as there is one, read meanwhile. */
+void file_map_expect(const file_map *, int64_t begin, int64_t length);
 
 #endif
