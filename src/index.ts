@@ -1,6 +1,7 @@
 import { locateModel, startWorker } from '#platform'
 import { Model } from './agent/model.ts'
 import { RequestError } from './base/errors.ts'
+import { timeLeft } from './base/time-left.ts'
 import type { DeviceOptions } from './device/options.ts'
 import { WorkerEngine } from './engine/worker-engine.ts'
 import { loadTokenizer } from './tokenizer/load.ts'
@@ -23,17 +24,20 @@ export type { Channel, Message, ReasoningEffort, Role, ToolDescription, ToolName
 export interface LoadOptions extends DeviceOptions {
   /** Tokens of prompt and answer together; by default as many as the model was made for and the memory allows. */
   contextLength?: number
-  /** Told while weights are read, in bytes. */
-  onProgress?: (done: number, total: number) => void
+  /** Told while weights are read, in bytes, and how many seconds are left, once that can be told. */
+  onProgress?: (done: number, total: number, secondsLeft?: number) => void
+  /** Ends loading: it rejects with `signal.reason`, and what was loaded is freed. */
+  signal?: AbortSignal
 }
 
 /**
  * Loads a model: `nano` for the embedded demonstration model, or the folder of a gpt-oss checkpoint in OpenAI's or
  * Hugging Face's layout. It runs in a worker of its own; close it when done, or declare it with `await using`.
- * Throws RequestError (no such model), CheckpointError (damaged or foreign files), DeviceError (not enough memory).
+ * Throws RequestError (no such model), CheckpointError (damaged or foreign files), DeviceError (not enough memory), or
+ * `signal.reason`.
  */
 export async function load(model = 'nano', options: LoadOptions = {}): Promise<Model> {
-  const { onProgress, ...rest } = options
+  const { onProgress, signal, ...rest } = options
   const { contextLength, threads } = rest
   if (contextLength !== undefined && !(Number.isInteger(contextLength) && contextLength > 0)) {
     throw new RequestError(`contextLength is ${contextLength}; it must be a positive whole number`, {
@@ -44,9 +48,12 @@ export async function load(model = 'nano', options: LoadOptions = {}): Promise<M
     throw new RequestError(`threads is ${threads}; it must be a positive whole number`, { param: 'threads' })
   }
   const path = locateModel(model)
+  signal?.throwIfAborted()
+  const left = timeLeft()
+  const onLoading = onProgress && ((done: number, total: number) => onProgress(done, total, left(done, total)))
   const [tokenizer, engine] = await Promise.all([
     loadTokenizer(),
-    WorkerEngine.start(startWorker({ path, ...rest }), onProgress),
+    WorkerEngine.start(startWorker({ path, ...rest }), onLoading, signal),
   ])
   return new Model(engine, tokenizer)
 }

@@ -45,6 +45,24 @@ test('without room for what is its own the model is refused', async () => {
   await assert.rejects(open(plan.total - 1), { name: 'DeviceError' })
 })
 
+test('loading ends between two tensors where its signal says so', async () => {
+  const controller = new AbortController()
+  let numReports = 0
+  const onProgress = () => {
+    if (++numReports === 3) controller.abort(new Error('enough'))
+  }
+  const folder = await openFolder(nano)
+  const options = {
+    folder,
+    device: new MappingDevice(),
+    availableMemory: 2 ** 40,
+    onProgress,
+    signal: controller.signal,
+  }
+  await assert.rejects(openModel(options), /^Error: enough$/)
+  assert.equal(numReports, 3)
+})
+
 test('an engine tells what memory was planned', async () => {
   const folder = await openFolder(nano)
   const engine = await openEngine({ folder, device: new MappingDevice(), contextLength: 200, availableMemory: 2 ** 40 })

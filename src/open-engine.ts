@@ -19,6 +19,8 @@ export interface OpenOptions {
   availableMemory: number
   /** Told in bytes of the files. */
   onProgress?: (done: number, total: number) => void
+  /** Ends loading between two tensors; it rejects with `signal.reason`. */
+  signal?: AbortSignal
   /** Tokens a forward pass takes at most; the device's choice by default. */
   maxChunk?: number
   /** Named sessions that are kept; there is one more without a name. 8 by default. */
@@ -43,7 +45,7 @@ export interface OpenedModel {
  * before a weight is read. Weights that are used where their file is mapped need not fit: the system reads them again.
  */
 export async function openModel(options: OpenOptions): Promise<OpenedModel> {
-  const { folder, device, availableMemory, onProgress, maxChunk = device.maxChunk, maxSessions = 8 } = options
+  const { folder, device, availableMemory, onProgress, signal, maxChunk = device.maxChunk, maxSessions = 8 } = options
   const checkpoint = await openCheckpoint(folder)
   try {
     const config = readConfig(checkpoint.config, checkpoint.configPath)
@@ -56,6 +58,7 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
     const notice = missing > 0 ? await paging(checkpoint, bytes, missing) : undefined
     const weights = await loadWeights(device, checkpoint, config, {
       populate: missing <= 0,
+      signal,
       onProgress: done => onProgress?.(done, checkpoint.byteLength),
     })
     const model = new Transformer(device, config, weights)

@@ -1,6 +1,7 @@
 import { cpus } from 'node:os'
 import { availableMemory, locateModel } from '#platform'
 import { openFolder } from '#source'
+import { timeLeft } from '../base/time-left.ts'
 import type { Folder } from '../checkpoint/source.ts'
 import { CpuDevice } from '../device/cpu.node.ts'
 import { openDevice } from '../device/open.node.ts'
@@ -11,11 +12,11 @@ import { modelName } from '../model/name.ts'
 import { type OpenedModel, openModel } from '../open-engine.ts'
 import { defineCommand, exitCodes } from './command.ts'
 import { SpeedTest } from './measure.ts'
-import { modelOptions } from './model-options.ts'
+import { modelOptions, showProgress } from './model-options.ts'
 import { flag } from './options.ts'
 import { StatusLine } from './terminal.ts'
 
-const { model, device, threads, precision, cache } = modelOptions
+const { model, device, threads, precision, cache, 'no-keep': noKeep } = modelOptions
 const contexts = [0, 2048, 8192, 32_768]
 
 interface Line {
@@ -38,18 +39,27 @@ export const bench = defineCommand({
     'With --json stdout has one JSON object a line: {"what","value","unit","limit","model","device","cache","cpu"}; limit ' +
       'is missing where plain reads set none.',
   ],
-  options: { model, device, threads, precision, cache, json: flag('print figures as JSON, one a line') },
+  options: {
+    model,
+    device,
+    threads,
+    precision,
+    cache,
+    'no-keep': noKeep,
+    json: flag('print figures as JSON, one a line'),
+  },
   examples: [
     ['tutti bench --model=models/gpt-oss-20b', 'measures the real model'],
     ['TUTTI_CPU=avx2 tutti bench --model=models/gpt-oss-20b', 'the same with the kernels of an older CPU'],
   ],
   async run({ values }, shell) {
-    const { model: name = 'nano', json, ...options } = values
+    const { model: name = 'nano', json, 'no-keep': noKeep, ...options } = values
     const status = new StatusLine(shell.stderr)
     const interrupted = new AbortController()
     const release = shell.onInterrupt(() => interrupted.abort())
     const path = locateModel(name)
-    const { device, notice } = openDevice(options)
+    const { device, notice } = openDevice({ ...options, keep: !noKeep })
+    const left = timeLeft()
     const begun = performance.now()
     const folder = await openFolder(path)
     const file = await largestFile(folder)
@@ -57,8 +67,13 @@ export const bench = defineCommand({
       folder,
       device,
       availableMemory: availableMemory(),
-      onProgress: (done, total) => status.show(`loading ${name}: ${Math.floor((100 * done) / total)} %`),
+      signal: interrupted.signal,
+      onProgress: (done, total) => status.show(`loading ${name}: ${showProgress(done, total, left(done, total))}`),
+    }).catch(error => {
+      status.clear()
+      if (!interrupted.signal.aborted) throw error
     })
+    if (!opened) return exitCodes.interrupted
     const loading = (performance.now() - begun) / 1000
     const about = {
       model: modelName(opened.model.config),
@@ -75,6 +90,7 @@ export const bench = defineCommand({
       const memory = showMemory({ private: plan.total, mapped: plan.mapped })
       shell.stderr.write(`${about.model} on ${about.device}, ${about.cpu}\n`)
       shell.stderr.write(`${memory} planned for ${contextLength} tokens of context\n`)
+      if (opened.kept) shell.stderr.write(`${opened.kept}\n`)
       if (notice ?? opened.notice) shell.stderr.write(`${notice ?? opened.notice}\n`)
       print({ what: 'loading', value: loading, unit: 's' })
       status.show('measuring…')

@@ -30,6 +30,7 @@ export const chat = defineCommand({
   ],
   async run({ values, positionals }, shell) {
     await using model = await loadModel(values, shell)
+    if (!model) return exitCodes.interrupted
     const talk = new Talk(model, values, shell)
     if (positionals.length > 0) return await talk.answerOnce(positionals.join(' '))
     return shell.stdin.isTTY ? await talk.converse() : await talk.answerLines()

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { describe, it } from 'node:test'
 import { DeviceError } from '../base/errors.ts'
 import { answering, FakeShell, harmony } from './testing.ts'
@@ -164,6 +165,21 @@ describe('tutti generate', () => {
         tokens,
       )
     })
+  })
+
+  it('Ctrl-C while the model is loaded ends it with exit code 130, and its line on the terminal goes', async () => {
+    const shell = new FakeShell([], { tty: true })
+    shell.load = async (_, { onProgress, signal }) => {
+      onProgress?.(42, 100, 7.2)
+      await once(signal!, 'abort')
+      throw signal!.reason
+    }
+    const running = shell.run('generate', '--model=large', 'Hi')
+    await shell.until('loading large: 42 %, 8 s left')
+    shell.interrupt()
+    const { code, stderr } = await running
+    assert.equal(code, 130)
+    assert.match(stderr, /left[^l]*\r\x1b\[2K$/)
   })
 
   it('Ctrl-C ends it with exit code 130 and keeps what was printed', async () => {

@@ -30,6 +30,7 @@ export const generate = defineCommand({
     const prompt = positionals.length > 0 ? positionals.join(' ') : (await readAll(shell.stdin)).replace(/\r?\n$/, '')
     if (prompt.trim() === '') throw new RequestError('the prompt is empty: give one as an argument or on stdin')
     await using model = await loadModel(values, shell)
+    if (!model) return exitCodes.interrupted
     if (model.notice) shell.stderr.write(`${model.notice}\n`)
     const { 'show-reasoning': showReasoning, raw, 'max-tokens': maxTokens } = values
     const printer = new AnswerPrinter(shell, model, { showReasoning, raw, maxTokens })

@@ -16,23 +16,38 @@ export const modelOptions = {
   threads: wholeNumber(1, 'native threads: default as many as this process may use'),
   precision: oneOf(['fast', 'exact'], 'fast rounds large matrices and their inputs to 8 bits: default fast'),
   cache: oneOf(['bf16', 'q8'], 'how keys and values are kept; q8 takes half the memory: default bf16'),
+  'no-keep': flag(
+    'make the 8-bit matrices of a large model anew each time, instead of keeping them in the cache folder',
+  ),
   'show-reasoning': flag('print the chain of thought and repairs of the format, to stderr'),
   raw: flag('print the tokens of the answer as they come, control tokens in full'),
 }
 
 export type ModelValues = Values<typeof modelOptions>
 
-/** Loads the model that the options name, with progress on a terminal. */
-export async function loadModel(values: ModelValues, shell: Shell): Promise<Model> {
+/** Loads the model that the options name, with progress on a terminal; undefined if Ctrl-C stopped it. */
+export async function loadModel(values: ModelValues, shell: Shell): Promise<Model | undefined> {
   const { model = 'nano', context: contextLength, device, threads, precision, cache } = values
   const status = new StatusLine(shell.stderr)
-  const onProgress = (done: number, total: number) =>
-    status.show(`loading ${model}: ${Math.floor((100 * done) / total)} %`)
+  const onProgress = (...progress: Progress) => status.show(`loading ${model}: ${showProgress(...progress)}`)
+  const options = { contextLength, device, threads, precision, cache, keep: !values['no-keep'], onProgress }
+  let loaded: Model | undefined
   try {
-    return await shell.load(model, { contextLength, device, threads, precision, cache, onProgress })
+    await interruptible(shell, async signal => void (loaded = await shell.load(model, { ...options, signal })))
+    return loaded
   } finally {
     status.clear()
   }
+}
+
+type Progress = [done: number, total: number, secondsLeft?: number]
+
+/** `42 %, 8 s left` */
+export function showProgress(...[done, total, secondsLeft]: Progress): string {
+  const percent = `${Math.floor((100 * done) / total)} %`
+  if (secondsLeft === undefined || done >= total) return percent
+  const seconds = Math.ceil(secondsLeft)
+  return `${percent}, ${seconds < 100 ? `${seconds} s` : `${Math.ceil(seconds / 60)} min`} left`
 }
 
 /** What the options say of each answer. */

@@ -174,6 +174,25 @@ test('a worker that cannot load rejects with the reason, and is ended', async ()
   assert.equal(worker.threadId, -1)
 })
 
+test('loading ends where its signal says so, and the worker with it', async () => {
+  const reason = new Error('enough')
+  const begun = Promise.withResolvers<void>()
+  const worker = new Worker(
+    "require('node:worker_threads').parentPort.postMessage({ type: 'loading', done: 1, total: 2 }); setInterval(() => {}, 1000)",
+    { eval: true },
+  )
+  const controller = new AbortController()
+  const loading = WorkerEngine.start(workerPort(worker), () => begun.resolve(), controller.signal)
+  await begun.promise
+  controller.abort(reason)
+  await assert.rejects(loading, reason)
+  assert.equal(worker.threadId, -1)
+  await assert.rejects(
+    WorkerEngine.start(startWorker({ path: locateModel('nano') }), undefined, AbortSignal.abort(reason)),
+    reason,
+  )
+})
+
 test('nano in its worker: a prefill is left within a layer, the caller is never stalled, its session goes on', async t => {
   const engine = await WorkerEngine.start(startWorker({ path: locateModel('nano'), device: 'reference' }))
   const tokens = randomTokens(2000, 1)

@@ -13,8 +13,15 @@ export class WorkerEngine implements Engine {
   #nextId = 0
   #dead: DeviceError | undefined
 
-  /** Waits until the worker has loaded its model; rejects with what kept it from doing so, and ends the worker then. */
-  static async start(port: WorkerPort, onLoading?: (done: number, total: number) => void): Promise<WorkerEngine> {
+  /**
+   * Waits until the worker has loaded its model; rejects with what kept it from doing so, or with `signal.reason`, and ends
+   * the worker then.
+   */
+  static async start(
+    port: WorkerPort,
+    onLoading?: (done: number, total: number) => void,
+    signal?: AbortSignal,
+  ): Promise<WorkerEngine> {
     const { promise, resolve, reject } = Promise.withResolvers<WorkerEngine>()
     let engine: WorkerEngine | undefined
     const onMessage = (message: FromWorker) => {
@@ -29,13 +36,17 @@ export class WorkerEngine implements Engine {
       if (engine) engine.#die(error)
       void port.terminate() // it may only have become unintelligible
     }
+    const onAbort = () => reject(signal!.reason)
     port.listen(onMessage, onDeath)
+    signal?.addEventListener('abort', onAbort)
+    if (signal?.aborted) onAbort()
     try {
       return await promise
     } catch (error) {
       await port.terminate()
       throw error
     } finally {
+      signal?.removeEventListener('abort', onAbort)
       port.hold(false)
     }
   }

@@ -54,17 +54,21 @@ export function planWeights(device: Device, checkpoint: Checkpoint, config: Mode
 
 /**
  * Puts a checkpoint's weights on a device, layer by layer. The tensors have been checked against the configuration.
- * `onProgress` is told after each tensor how many bytes have been read; `populate` is the device's option.
+ * `onProgress` is told after each tensor how many bytes have been read; `signal` ends it between two; `populate` is the
+ * device's option.
  */
 export async function loadWeights(
   device: Device,
   checkpoint: Checkpoint,
   config: ModelConfig,
-  options: { onProgress?: (doneBytes: number) => void; populate?: boolean } = {},
+  options: { onProgress?: (doneBytes: number) => void; signal?: AbortSignal; populate?: boolean } = {},
 ): Promise<Weights> {
-  const { onProgress = () => {}, populate } = options
+  const { onProgress = () => {}, signal, populate } = options
   let done = 0
-  const stored = (names: readonly string[]) => names.map(name => checkpoint.tensors.get(name)!)
+  const stored = (names: readonly string[]) => {
+    signal?.throwIfAborted()
+    return names.map(name => checkpoint.tensors.get(name)!)
+  }
   const report = (parts: readonly StoredTensor[]) =>
     onProgress((done += parts.reduce((sum, p) => sum + p.byteLength, 0)))
   const load = async (part: string, names: readonly string[]): Promise<Tensor> => {
