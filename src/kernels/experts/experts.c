@@ -16,6 +16,7 @@
 #include "activations.h"
 #include "exact.h"
 #include "multiply.h"
+#include "rows.h"
 
 enum {
   SHARE_PRODUCTS = 20000000, /* multiply-adds of a share, about 0.3 ms */
@@ -39,7 +40,10 @@ typedef struct plan {
 typedef struct workspace {
   float sums[STEP_TOKENS * STEP_ROWS];
   panel decoded;
-  float row[];
+  union {
+    float row[0];       /* of weights, where exactness is asked for */
+    octet_q8 octets[0]; /* a share's tokens, where they are few */
+  };
 } workspace;
 
 /* ---- 1 and 2: places and activations */
@@ -167,29 +171,45 @@ static void store_outputs(const plan *p, int64_t expert, int64_t row, int64_t ro
   }
 }
 
-/* One step: up to STEP_ROWS rows by up to STEP_TOKENS slots. */
-static void multiply_step(const plan *p, weight_rows w, int64_t rows, const uint8_t *x, int tokens, workspace *work) {
+/* One step: up to STEP_ROWS rows by up to STEP_TOKENS slots. `octets`: the slots laid out for rows, if they are few. */
+static void multiply_step(const plan *p, weight_rows w, int64_t rows, const uint8_t *x, int tokens,
+                          const octet_q8 *octets, workspace *work) {
   if (p->args->exact) multiply_exactly(w, rows, (const float *)x, tokens, work->sums, work->row);
+  else if (octets) multiply_rows(w, rows, octets, tokens, work->sums);
   else if (tokens <= FEW_TOKENS) multiply_few(w, rows, (const group_q8 *)x, tokens, work->sums);
   else multiply_many(w, rows, (const group_q8 *)x, tokens, work->sums, &work->decoded);
 }
 
-static void multiply_shares(const plan *p, team *t, const matrix *w, const uint8_t *x, use_sums *use) {
-  workspace *work = (workspace *)t->scratch;
-  const int64_t count = count_shares(p, w, t->size), groups = w->cols / MXFP4_COLS;
+static const octet_q8 *octets_of_share(const plan *p, const uint8_t *x, int64_t groups, int64_t tokens,
+                                       workspace *work) {
+  if (p->args->exact || tokens > ROWS_TOKENS) return NULL;
+  for (int64_t m = 0; m < tokens; m++) {
+    lay_out_octets((const group_q8 *)x + m * groups, groups, work->octets + m * octets_of(groups));
+  }
+  return work->octets;
+}
+
+static void multiply_share(const plan *p, const share *s, const matrix *w, const uint8_t *x, use_sums *use,
+                           workspace *work) {
+  const int64_t groups = w->cols / MXFP4_COLS, begin = p->begin[s->expert], end = p->begin[s->expert + 1];
   const weight_rows all = {w->parts[0].data, w->parts[0].scales, groups};
+  const octet_q8 *octets = octets_of_share(p, x + begin * groups * (int64_t)p->unit, groups, end - begin, work);
+  for (int64_t row = s->row; row < s->row + s->rows; row += STEP_ROWS) {
+    const int64_t rows = w->rows - row < STEP_ROWS ? w->rows - row : STEP_ROWS;
+    const weight_rows some = rows_from(all, s->expert * w->rows + row);
+    for (int64_t place = begin; place < end; place += STEP_TOKENS) {
+      const int tokens = (int)(end - place < STEP_TOKENS ? end - place : STEP_TOKENS);
+      multiply_step(p, some, rows, x + place * groups * (int64_t)p->unit, tokens, octets, work);
+      use(p, s->expert, row, rows, place, tokens, work->sums);
+    }
+  }
+}
+
+static void multiply_shares(const plan *p, team *t, const matrix *w, const uint8_t *x, use_sums *use) {
+  const int64_t count = count_shares(p, w, t->size);
   share s;
   for (int64_t number; (number = team_next(t, count)) >= 0 && find_row_share(p, w, number, t->size, &s);) {
-    for (int64_t row = s.row; row < s.row + s.rows; row += STEP_ROWS) {
-      const int64_t rows = w->rows - row < STEP_ROWS ? w->rows - row : STEP_ROWS;
-      const weight_rows some = rows_from(all, s.expert * w->rows + row);
-      const int64_t end = p->begin[s.expert + 1];
-      for (int64_t place = p->begin[s.expert]; place < end; place += STEP_TOKENS) {
-        const int tokens = (int)(end - place < STEP_TOKENS ? end - place : STEP_TOKENS);
-        multiply_step(p, some, rows, x + place * groups * p->unit, tokens, work);
-        use(p, s.expert, row, rows, place, tokens, work->sums);
-      }
-    }
+    multiply_share(p, &s, w, x, use, (workspace *)t->scratch);
   }
 }
 

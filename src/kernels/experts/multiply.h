@@ -1,6 +1,6 @@
 /*
  * Rows of MXFP4 weights by int8 activations, x [tokens, groups], to out [tokens, rows], for any number of tokens.
- *   few tokens    weights go from memory through registers, once: the speed of memory
+ *   few tokens    weights go from memory through registers, once: the speed of memory (rows.h does that for fewest)
  *   more tokens   a panel of ROW_TILE rows is decoded into the first-level cache and meets all tokens there
  */
 #ifndef TUTTI_EXPERTS_MULTIPLY_H

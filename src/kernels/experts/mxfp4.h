@@ -1,7 +1,8 @@
 /*
  * MXFP4 weights as the checkpoint stores them, met where they lie by int8 activations. Rows are lanes: a vector holds
- * four columns of each of LANES rows, so that sums never have to be added up across a vector, and decode, prefill and
- * batches do the same integer arithmetic in the same order.
+ * four columns of each of LANES rows, so that sums never have to be added up across a vector (but for the fewest tokens
+ * on AVX2, rows.h). The sum of a group is an exact integer everywhere: decode, prefill and batches differ only in the
+ * order in which groups are added.
  *
  * A group of 32 columns is 16 bytes, even columns in the low halves, odd ones in the high halves. LANES rows × 16
  * bytes, transposed in registers by dwords, give eight vectors of codes: columns 0 2 4 6, … 24 … 30, then 1 3 5 7, …
