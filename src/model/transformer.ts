@@ -86,7 +86,13 @@ export class Transformer {
         const normed = ops.rmsNorm(x, layer.attentionNorm, config.rmsNormEpsilon) // [T, hiddenSize]
         const qkv = ops.linear(normed, layer.qkv, layer.qkvBias) // [T, qSize + 2 kvSize]
         const turned = ops.rope(qkv, positions, this.#rotary, shape)
-        const attended = ops.attention(turned, layer.sinks, pieces, caches, shape) // [T, qSize]
+        let attended = ops.attention(turned, layer.sinks, pieces, caches, shape) // [T, qSize]
+        if (n === layers.length - 1 && wanted.length < tokens.length) {
+          // Keys and values are in the caches: from here on only rows whose logits are wanted matter.
+          if (wanted.length === 0) break
+          attended = ops.rows(attended, wanted)
+          x = ops.rows(x, wanted)
+        }
         x = ops.add(x, ops.linear(attended, layer.out, layer.outBias))
         const t = ops.rmsNorm(x, layer.mlpNorm, config.rmsNormEpsilon)
         const routing = ops.topK(ops.linear(t, layer.router, layer.routerBias), config.expertsPerToken)
@@ -96,7 +102,7 @@ export class Transformer {
       let result: Promise<Float32Array>
       if (wanted.length === 0) result = ops.done().then(() => new Float32Array(0))
       else {
-        const last = ops.rmsNorm(ops.rows(x, wanted), norm, config.rmsNormEpsilon) // [rows, hiddenSize]
+        const last = ops.rmsNorm(x, norm, config.rmsNormEpsilon) // [rows, hiddenSize]
         result = ops.read(ops.linear(last, unembedding)) // [rows, vocabSize]
       }
       const logits = await (shouldStop ? unlessStopped(result, shouldStop) : result)
