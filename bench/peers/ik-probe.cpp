@@ -38,6 +38,9 @@ int main(int count, char **words) {
   if (count < 4) return 2;
   const bool is_start = std::string(words[3]) == "start";
   const int threads = std::atoi(words[2]);
+  llama_log_set([](ggml_log_level level, const char *text, void *) {
+    if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+  }, nullptr);
   llama_backend_init();
   llama_model *model = llama_model_load_from_file(words[1], llama_model_default_params());
   if (!model) return 1;

@@ -24,7 +24,7 @@ import {
 const run = (side: Run['side'], values: Run['values'], plainRead: Run['plainRead'] = [30e9, 29e9]): Run => {
   return { side, values, plainRead }
 }
-const setting = { cpu: 'a CPU', config: publishedConfig('20b'), options: {}, commit: '0123456789' }
+const setting = { cpu: 'a CPU', model: 'random', config: publishedConfig('20b'), options: {}, commit: '0123456789' }
 
 test('measures of one group and one peer share their processes, and unknown ones are named with those there are', () => {
   assert.deepEqual(groupsOf(['decode', 'start', 'prefill-512', 'decode', 'prefill-512-ik', 'sessions-8']), [
@@ -74,6 +74,7 @@ test('a result has medians, their ratio with better above 1, and the spread', ()
     spread: { ours: [10, 99], peer: [5, 6] },
     plainRead: [29, 31],
     rounds: 3,
+    model: 'random',
     commit: '0123456789',
     options: {},
     more: {},
@@ -129,8 +130,10 @@ test('behind 32k attention is what the longer context adds, beside a plain read'
 })
 
 test('a cold start is compared with reading the files, and private memory apart from what is mapped', () => {
-  const cold = resultOf('start-cold', 'none', [run('ours', { 'start-cold': 15, disk: 12 })], setting)
+  const values = { 'start-cold': 15, disk: 12, 'disk-before': 14, 'disk-after': 12 }
+  const cold = resultOf('start-cold', 'none', [run('ours', values)], setting)
   assert.deepEqual([cold.ours, cold.peer, cold.ratio, cold.against], [15, 12, 0.8, 'disk'])
+  assert.deepEqual(cold.more, { diskBefore: 14, diskAfter: 12 })
   const memory = resultOf(
     'memory',
     'node-llama-cpp',

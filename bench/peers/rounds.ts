@@ -16,6 +16,8 @@ export interface Run {
 /** What all results of one call have in common. */
 export interface Setting {
   cpu: string
+  /** Name of the weights' folder. */
+  model: string
   config: ModelConfig
   options: DeviceOptions
   /** Of the clone. */
@@ -40,6 +42,7 @@ export interface Result {
   /** GB/s, smallest and largest around all runs. */
   plainRead: readonly [number, number]
   rounds: number
+  model: string
   date: string
   commit: string
   options: DeviceOptions
@@ -150,6 +153,7 @@ export function resultOf(name: string, peer: Group['peer'], runs: readonly Run[]
     spread: { ours: range(ours), peer: range(theirs) },
     plainRead: range(runs.flatMap(({ plainRead }) => plainRead).map(read => read / 1e9)),
     rounds: ours.length,
+    model: setting.model,
     date: new Date().toISOString().slice(0, 10),
     commit: setting.commit,
     options: setting.options,
@@ -168,6 +172,9 @@ function worth(name: string, run: Run, { config, options }: Setting): (Worth & {
 /** What a run tells beside its measure. */
 function extras(name: string, ours: readonly Run[], peer: readonly Run[]): Record<string, number>[] {
   if (name === 'sessions-8') return ours.map(({ values }) => ({ distinctExperts: values['distinct-experts'] }))
+  if (name === 'start-cold') {
+    return ours.map(({ values }) => ({ diskBefore: values['disk-before'], diskAfter: values['disk-after'] }))
+  }
   if (name !== 'memory') return []
   return [
     ...ours.map(({ values }) => ({ mapped: values['memory-mapped'] })),

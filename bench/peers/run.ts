@@ -12,7 +12,7 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { appendFileSync, existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { open } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { machine } from '../../scripts/bench.ts'
@@ -114,7 +114,7 @@ async function oneRun(
   }
 }
 
-/** Beside the mean of reading the files before and after: what is read later may come from a cache below this system. */
+/** Beside the faster of reading the files before and after: what is read later may come from a cache below this system. */
 async function startCold(files: readonly string[], start: () => Promise<Values>): Promise<Values> {
   const dropped = () => {
     const { left } = output('disk-read', 'drop', ...files)
@@ -131,7 +131,8 @@ async function startCold(files: readonly string[], start: () => Promise<Values>)
   const before = read()
   dropped()
   const values = await start()
-  return { 'start-cold': values.start, disk: (before + read()) / 2 }
+  const after = read()
+  return { 'start-cold': values.start, disk: Math.min(before, after), 'disk-before': before, 'disk-after': after }
 }
 
 function describe({ side, values, plainRead }: Run): string {
@@ -209,7 +210,8 @@ async function main(): Promise<void> {
   checkPresent(groups, weights)
   const path = join(folder, 'config.json')
   const config = readConfig(parseJson(readFileSync(path, 'utf8')) as JsonObject, path)
-  const setting = { cpu: machine(), config, options: { device, precision, cache } as DeviceOptions, commit: commit() }
+  const options = { device, precision, cache } as DeviceOptions
+  const setting = { cpu: machine(), model: basename(folder), config, options, commit: commit() }
   for (const group of groups) {
     for (const result of await measureGroup(group, weights, setting, { rounds: Number(values.rounds), fresh, noisy })) {
       appendFileSync(join(benchFolder(), 'peers-results.jsonl'), `${JSON.stringify(result)}\n`)

@@ -16,11 +16,17 @@ test('a measure beside a peer is a row, its details in the last cell', () => {
       cpu: 'a CPU, 2 cores',
     },
     ...{ against: 'sessions-1', spread: { ours: [24, 26], peer: [12, 12] }, plainRead: [29, 31], rounds: 3 },
-    ...{ date: '2026-11-24', commit: '0123456789ab', options: { cache: 'q8' }, more: { distinctExperts: 21.2 } },
+    ...{
+      date: '2026-11-24',
+      commit: '0123456789ab',
+      options: { cache: 'q8' },
+      model: 'random',
+      more: { distinctExperts: 21.2 },
+    },
   }
   assert.equal(
     row(line, now),
-    '2026-11-24,0123456,sessions-8,25,12,sessions-1,2.083,30.2,tokens/s,24–26,12–12,29–31,rounds 3; cache q8; distinctExperts 21.2',
+    '2026-11-24,0123456,sessions-8,25,12,sessions-1,2.083,30.2,tokens/s,24–26,12–12,29–31,model random; rounds 3; cache q8; distinctExperts 21.2',
   )
 })
 

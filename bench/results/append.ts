@@ -2,12 +2,13 @@
  * Appends figures to a machine's file, as they come: the JSON lines of `tutti bench --json` or `npm run bench:peers --
  * --json` on stdin, a row each.
  *
- *   npm run bench:peers -- --json | node bench/results/append.ts bench/results/<machine>.csv
+ *   npm run bench:peers -- --json | npx node bench/results/append.ts bench/results/<machine>.csv
  */
 import { spawnSync } from 'node:child_process'
 import { appendFileSync, existsSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import { machine } from '../../scripts/bench.ts'
 
 export const columns = [
   'date',
@@ -34,7 +35,7 @@ export function row(line: Json, now: { date: string; commit: string }): string {
   return columns.map(column => quoted(cells[column])).join(',')
 }
 
-function ofPeers({ spread, plainRead, more, options, rounds, cpu: _, ...rest }: Json): Row {
+function ofPeers({ spread, plainRead, more, options, rounds, model, cpu: _, ...rest }: Json): Row {
   const { ours, peer } = spread as Record<'ours' | 'peer', readonly number[]>
   return {
     ...rest,
@@ -42,7 +43,7 @@ function ofPeers({ spread, plainRead, more, options, rounds, cpu: _, ...rest }: 
     spread: ours.join('–'),
     'peer spread': peer.join('–'),
     'plain read GB/s': (plainRead as readonly number[]).join('–'),
-    more: told({ rounds, ...(options as Json), ...(more as Json) }),
+    more: told({ model, rounds, ...(options as Json), ...(more as Json) }),
   }
 }
 
@@ -72,7 +73,7 @@ async function main(path: string | undefined): Promise<void> {
   if (!path) throw new Error('say which file: bench/results/<machine>.csv')
   const folder = fileURLToPath(new URL('.', import.meta.url))
   const commit = spawnSync('git', ['rev-parse', '--short=7', 'HEAD'], { cwd: folder, encoding: 'utf8' }).stdout?.trim()
-  if (!existsSync(path)) appendFileSync(path, `${columns.join(',')}\n`)
+  if (!existsSync(path)) appendFileSync(path, `# ${machine()}\n${columns.join(',')}\n`)
   for await (const text of createInterface({ input: process.stdin })) {
     if (!text.startsWith('{')) continue // npm says what it runs
     const date = new Date().toISOString().slice(0, 10)
