@@ -16,7 +16,10 @@ export class RoutingWatch {
     this.device = overlaid(device, { begin: () => this.#pass?.over(device.begin()) ?? device.begin() })
   }
 
-  /** How many experts each layer chose for the batch's tokens together. A batch that has run already may run again. */
+  /**
+   * How many experts each layer chose for the batch's tokens together, all of whose logits must be wanted: the last layer
+   * routes no others. A batch that has run already may run again.
+   */
   async distinctExperts(model: Transformer, batch: readonly Chunk[]): Promise<number[]> {
     const { numHiddenLayers, numExperts, expertsPerToken } = model.config
     for (let n = this.#slots.length; n < numHiddenLayers; n++) {
