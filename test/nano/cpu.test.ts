@@ -2,10 +2,11 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { CpuDevice } from '../../src/device/cpu.node.ts'
 import { loadNative } from '../../src/device/native.node.ts'
+import { ReferenceDevice } from '../../src/device/reference.ts'
 import { load } from '../../src/index.ts'
-import { compare, documents } from './agreement.ts'
+import { Agreement, compare } from './agreement.ts'
 import { greedyAnswer, prompts } from './prompts.ts'
-import { openNano } from './teacher-forced.ts'
+import { documents, openSmallNano } from './small.ts'
 
 const native = loadNative()
 const skip = typeof native === 'string' ? `no native kernels: ${native}` : false
@@ -20,21 +21,19 @@ describe('gpt-oss-nano on the cpu device', { skip }, () => {
 
   it('expects with 8 bits what the reference expects', async t => {
     if (typeof native === 'string') return
-    const [right, got] = [await openNano(), await openNano(new CpuDevice(native, { precision: 'fast' }))]
-    let [positions, sameTop, divergence] = [0, 0, 0]
-    for (const document of documents.filter(({ ids }, n) => n % 80 === 3 && ids.length < 300)) {
-      const agreement = await compare(right, got, document)
-      positions += agreement.positions
-      sameTop += agreement.sameTop
-      divergence += agreement.divergence
+    const models = {
+      right: await openSmallNano(new ReferenceDevice()),
+      got: await openSmallNano(new CpuDevice(native, { precision: 'fast' })),
     }
-    right.close()
-    got.close()
-    t.diagnostic(
-      `${positions} positions: the same likeliest token at ${sameTop}, mean divergence ${divergence / positions}`,
-    )
-    assert.ok(positions > 200)
-    assert.ok(sameTop >= 0.995 * positions)
-    assert.ok(divergence <= 2e-4 * positions)
+    const agreement = new Agreement()
+    for (const document of documents.filter(({ ids }, n) => n % 80 === 3 && ids.length < 300)) {
+      await compare(models, [{ right: 'right', got: 'got', agreement }], document)
+    }
+    models.right.close()
+    models.got.close()
+    t.diagnostic(`${agreement}`)
+    assert.ok(agreement.positions > 200)
+    assert.ok(agreement.sameTopShare >= 0.995)
+    assert.ok(agreement.mean <= 2e-4)
   })
 })
