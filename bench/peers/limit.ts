@@ -17,11 +17,12 @@ const int8Bytes = 34 / 32
 
 /**
  * What one pass of decoding cannot do without reading: `expertsPerLayer` experts in MXFP4, as many as a token chooses
- * where nothing is said, attention's matrices and the unembedding. For a token of 20b 1.27 and 1.29 GB.
+ * where nothing is said, attention's matrices and the unembedding. For a token of 20b 1.27 and 1.29 GB. Matrices of 8
+ * bits lie in a mapped file too, where they are kept.
  */
 export function bytesOfPass(
   config: ModelConfig,
-  { precision }: DeviceOptions = {},
+  { precision, keep }: DeviceOptions = {},
   expertsPerLayer = config.expertsPerToken,
 ): ReadBytes {
   const { hiddenSize, intermediateSize, vocabSize, numHiddenLayers, numAttentionHeads, numKeyValueHeads } = config
@@ -30,7 +31,8 @@ export function bytesOfPass(
   const experts = numHiddenLayers * expertsPerLayer * expert * mxfp4Bytes
   const matrices = numHiddenLayers * attention + vocabSize * hiddenSize
   if (precision === 'exact') return { own: 0, mapped: experts + 2 * matrices }
-  return { own: int8Bytes * matrices, mapped: experts }
+  if (keep === false) return { own: int8Bytes * matrices, mapped: experts }
+  return { own: 0, mapped: int8Bytes * matrices + experts }
 }
 
 /** Keys and values that a token behind `context` others reads in the full layers: 0.805 GB for 20b behind 32,768. */

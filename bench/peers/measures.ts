@@ -53,6 +53,9 @@ export function benchFolder(env = process.env): string {
   return env.TUTTI_BENCH_DIR ?? join(env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'tutti', 'bench')
 }
 
+/** Where our matrices of 8 bits are kept: apart from those of other uses, so that it is known which files are read. */
+export const cacheFolder = (): string => join(benchFolder(), 'cache')
+
 /** Ordinary tokens, the same for each side. */
 export function prompt(length: number, seed: number, vocabSize: number): number[] {
   const random = seededRandom(seed)

@@ -5,7 +5,7 @@
  * is needed.
  *
  *   npm run bench:peers -- [--json] [measure …] [--rounds N] [--fresh] [--noisy]
- *                          [--device NAME] [--precision NAME] [--cache NAME] [--folder FOLDER] [--gguf FILE]
+ *                          [--device NAME] [--precision NAME] [--cache NAME] [--no-keep] [--folder FOLDER] [--gguf FILE]
  *
  * --fresh forgets runs of an interrupted call. --noisy counts every run, on a machine that is not quiet: for trying out.
  */
@@ -21,7 +21,7 @@ import type { DeviceOptions } from '../../src/device/options.ts'
 import { readConfig } from '../../src/model/config.ts'
 import { measureIk } from './ik.ts'
 import { KeptRuns } from './kept-runs.ts'
-import { benchFolder, type Values } from './measures.ts'
+import { benchFolder, cacheFolder, type Values } from './measures.ts'
 import { type Group, groupsOf, type Result, type Run, resultOf, type Setting, takeRuns, usualNames } from './rounds.ts'
 
 /** The same weights for us and for the peers. */
@@ -36,7 +36,8 @@ const here = (name: string): string => fileURLToPath(new URL(name, import.meta.u
 
 /** Runs `command`, whose last line is JSON. Its own messages go to stderr. */
 function lastLine(command: string, args: readonly string[]): Promise<Values> {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+  const env = { ...process.env, TUTTI_CACHE_DIR: cacheFolder() }
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], env })
   let text = ''
   child.stdout.on('data', chunk => (text += chunk))
   return new Promise((resolve, reject) => {
@@ -75,6 +76,12 @@ function weightFiles(folder: string): string[] {
   return paths.sort((a, b) => statSync(b).size - statSync(a).size)
 }
 
+/** What we keep of checkpoints: of this one, and of others that were measured before. */
+function keptFiles(): string[] {
+  const folder = join(cacheFolder(), 'matrices')
+  return existsSync(folder) ? readdirSync(folder).map(name => join(folder, name)) : []
+}
+
 /** Brings files into the page cache, as far as there is room. */
 async function readThrough(files: readonly string[]): Promise<void> {
   const buffer = new Uint8Array(8 * 2 ** 20)
@@ -85,6 +92,9 @@ async function readThrough(files: readonly string[]): Promise<void> {
   }
 }
 
+const ours = (names: readonly string[], { folder }: Weights, options: DeviceOptions): Promise<Values> =>
+  script('ours.ts', folder, JSON.stringify(names), String(Date.now()), JSON.stringify(options))
+
 async function oneRun(
   side: Run['side'],
   { names, peer }: Group,
@@ -94,15 +104,13 @@ async function oneRun(
   const { folder, gguf } = weights
   const files = side === 'ours' ? weightFiles(folder) : [gguf]
   const isCold = names.includes('start-cold')
-  const ours = (names: readonly string[]) =>
-    script('ours.ts', folder, JSON.stringify(names), String(Date.now()), JSON.stringify(options))
   const values = async () => {
-    if (isCold) return startCold(files, () => ours(['start']))
-    if (side === 'ours') return ours(names)
+    if (isCold) return startCold(files, () => ours(['start'], weights, options))
+    if (side === 'ours') return ours(names, weights, options)
     if (peer === 'ik_llama.cpp') return measureIk(gguf, names, lastLine)
     return script('llama.ts', gguf, JSON.stringify(names), String(Date.now()))
   }
-  if (!isCold) await readThrough(files)
+  if (!isCold) await readThrough(side === 'ours' ? [...files, ...keptFiles()] : files)
   const before = output('plain-read', 'huge', files[0])
   const taken = await values()
   const after = output('plain-read', 'huge')
@@ -117,8 +125,9 @@ async function oneRun(
 /** Beside the faster of reading the files before and after: what is read later may come from a cache below this system. */
 async function startCold(files: readonly string[], start: () => Promise<Values>): Promise<Values> {
   const dropped = () => {
-    const { left } = output('disk-read', 'drop', ...files)
-    const total = files.reduce((sum, file) => sum + statSync(file).size, 0)
+    const all = [...files, ...keptFiles()]
+    const { left } = output('disk-read', 'drop', ...all)
+    const total = all.reduce((sum, file) => sum + statSync(file).size, 0)
     if (left > total / 100) {
       const shown = `${(left / 1e9).toFixed(2)} of ${(total / 1e9).toFixed(2)} GB`
       throw new Error(`${shown} stay in the page cache: another process has mapped the files; end it`)
@@ -200,6 +209,7 @@ async function main(): Promise<void> {
       device: { type: 'string' },
       precision: { type: 'string' },
       cache: { type: 'string' },
+      'no-keep': { type: 'boolean' },
       folder: { type: 'string', default: join(benchFolder(), 'gpt-oss-20b-random') },
       gguf: { type: 'string', default: join(benchFolder(), 'gpt-oss-20b-random.gguf') },
     },
@@ -210,8 +220,9 @@ async function main(): Promise<void> {
   checkPresent(groups, weights)
   const path = join(folder, 'config.json')
   const config = readConfig(parseJson(readFileSync(path, 'utf8')) as JsonObject, path)
-  const options = { device, precision, cache } as DeviceOptions
+  const options = { device, precision, cache, ...(values['no-keep'] && { keep: false }) } as DeviceOptions
   const setting = { cpu: machine(), model: basename(folder), config, options, commit: commit() }
+  if (options.keep !== false) await ours(['kept'], weights, options)
   for (const group of groups) {
     for (const result of await measureGroup(group, weights, setting, { rounds: Number(values.rounds), fresh, noisy })) {
       appendFileSync(join(benchFolder(), 'peers-results.jsonl'), `${JSON.stringify(result)}\n`)
