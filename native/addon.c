@@ -478,6 +478,14 @@ static napi_value populate(napi_env env, napi_callback_info info) {
   return start_or_throw(env, o, device_populate(d, map, begin, length, &p), false, &p);
 }
 
+static napi_value sparse(napi_env env, napi_callback_info info) {
+  ARGUMENTS(4);
+  INTEGER(map, 1);
+  INTEGER(begin, 2);
+  INTEGER(length, 3);
+  return device_sparse(d, map, begin, length, &p) ? undefined(env) : throw_problem(env, &p);
+}
+
 static bool get_type(napi_env env, napi_value v, number_type *type, problem *p) {
   char *name = get_string(env, v, "dataType", p);
   if (name == NULL) return false;
@@ -669,6 +677,7 @@ NAPI_MODULE_INIT() {
     FUNCTION("describe", describe),
     FUNCTION("map", map),
     FUNCTION("populate", populate),
+    FUNCTION("sparse", sparse),
     FUNCTION("matrix", new_matrix),
     FUNCTION("mxfp4", new_mxfp4),
     FUNCTION("quantize", quantize),

@@ -6,7 +6,7 @@
 #include "event.h"
 #include <string.h>
 
-enum { SLICE_BYTES = 2 << 20, READ_AHEAD_BYTES = 16 << 20 };
+enum { SLICE_BYTES = 2 << 20 };
 
 /* ---- quantising */
 
@@ -67,16 +67,15 @@ typedef struct populate_task {
 } populate_task;
 
 /*
- * Neighbouring slices are in hand at the same time, and the system is told of those to come, so the file is read from its
- * beginning to its end. It is told once of each: where all is in memory, looking for what is missing takes longest.
+ * Neighbouring slices are in hand at the same time, so the file is read from its beginning to its end. What is to come is
+ * left to the system, which reads ahead of a mapping like this in huge pages: asked for it (MADV_WILLNEED), it reads small
+ * ones, and where all is in memory it looks for what is missing for longer than anything else takes.
  */
 static void run_populate(pass *p, team *t) {
   populate_task *task = (populate_task *)p;
   int64_t slice = SLICE_BYTES, count = (task->length + slice - 1) / slice;
-  if (t->rank == 0) file_map_expect(task->file, task->begin + slice, READ_AHEAD_BYTES);
   for (int64_t i; (i = team_next(t, count)) >= 0;) {
     int64_t at = i * slice, length = task->length - at < slice ? task->length - at : slice;
-    file_map_expect(task->file, task->begin + at + slice + READ_AHEAD_BYTES, slice);
     if (file_map_populate(task->file, task->begin + at, length)) continue;
     task->task.failure = "the file cannot be read, or was cut while it was in use";
     team_fail(t);

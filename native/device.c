@@ -174,6 +174,12 @@ bool device_map(device *d, const char *path, int64_t *map, int64_t *length, prob
   return refuse_file(p, path, error != 0 ? error : ENOMEM);
 }
 
+bool device_sparse(device *d, int64_t map, int64_t begin, int64_t length, problem *p) {
+  const file_map *f = device_file(d, map, begin, length, p);
+  if (f != NULL) file_map_sparse(f, begin, length);
+  return f != NULL;
+}
+
 /* ---- weights */
 
 /* Where the bytes lie, copied if they must lie at a multiple of `alignment` and do not; `length` is what the shape

@@ -75,6 +75,9 @@ bool device_map(device *, const char *path, int64_t *map, int64_t *length, probl
 /* The file of a map that has these bytes; NULL, and the problem, where there is none. */
 const file_map *device_file(const device *, int64_t map, int64_t begin, int64_t length, problem *);
 
+/* Few of these bytes will be read, here and there. */
+bool device_sparse(device *, int64_t map, int64_t begin, int64_t length, problem *);
+
 /* Bytes of a map, or (map −1) bytes to be copied. */
 typedef struct bytes { int64_t map, begin, length; const uint8_t *data; } bytes;
 

@@ -359,20 +359,19 @@ static bool touch(const uint8_t *data, size_t bytes, size_t page) {
   return true;
 }
 
-/* The pages that hold these bytes, or as many of them as the file has. */
-static range pages_of(const file_map *f, int64_t begin, int64_t length) {
-  size_t page = (size_t)sysconf(_SC_PAGESIZE);
-  int64_t end = length < f->bytes - begin ? begin + length : f->bytes;
-  uintptr_t data = (uintptr_t)f->data, from = data + (uintptr_t)begin / page * page;
-  return (range){from, end > begin ? data + (uintptr_t)end : from};
-}
-
-void file_map_expect(const file_map *f, int64_t begin, int64_t length) {
-  range r = pages_of(f, begin, length);
-  if (begin < f->bytes && r.end > r.begin) madvise((void *)r.begin, r.end - r.begin, MADV_WILLNEED);
-}
-
 bool file_map_populate(const file_map *f, int64_t begin, int64_t length) {
-  range r = pages_of(f, begin, length);
-  return r.end == r.begin || touch((const uint8_t *)r.begin, r.end - r.begin, (size_t)sysconf(_SC_PAGESIZE));
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  size_t from = (size_t)begin / page * page, to = (size_t)(begin + length);
+  return length <= 0 || touch(f->data + from, to - from, page);
+}
+
+/* Of the pages that it has to itself: what lies before and behind is read otherwise. */
+void file_map_sparse(const file_map *f, int64_t begin, int64_t length) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  size_t from = round_up((size_t)begin, page), to = (size_t)(begin + length) / page * page;
+  if (to <= from) return;
+#ifdef MADV_NOHUGEPAGE
+  madvise((void *)(f->data + from), to - from, MADV_NOHUGEPAGE); /* or each read brings 4 MiB */
+#endif
+  madvise((void *)(f->data + from), to - from, MADV_RANDOM);
 }

@@ -55,7 +55,7 @@ int file_map_open(const char *path, file_map *);
 void file_map_close(file_map *);
 /* Brings a part of a mapping into memory and this process's page tables. False: the file cannot be read. */
 bool file_map_populate(const file_map *, int64_t begin, int64_t length);
-/* Has a part of a file, as far as there is one, read meanwhile. */
-void file_map_expect(const file_map *, int64_t begin, int64_t length);
+/* Few bytes of this part will be read, here and there: nothing is read ahead of them. */
+void file_map_sparse(const file_map *, int64_t begin, int64_t length);
 
 #endif

@@ -119,7 +119,7 @@ export class CpuDevice implements Device {
     return this.#native.pageBytes(this.#device, cacheTypes[this.#options.cache], numKeyValueHeads, headDim)
   }
 
-  async load(parts: readonly StoredTensor[], { mayRound = false }: LoadOptions = {}): Promise<Tensor> {
+  async load(parts: readonly StoredTensor[], { mayRound = false, byRow = false }: LoadOptions = {}): Promise<Tensor> {
     const { name, dataType, shape } = parts[0]
     if (dataType !== 'BF16' && dataType !== 'F32') {
       throw new DeviceError(`${name} is stored as ${dataType}; the cpu device reads BF16 and F32`)
@@ -137,6 +137,9 @@ export class CpuDevice implements Device {
     if (kept !== undefined) return new Weight('int8', [numRows, shape[1]], kept)
     const sources = await Promise.all(parts.map(part => this.#bytes(part)))
     const id = native.matrix(this.#device, dataType, rows, shape[1], sources)
+    for (const source of byRow ? sources : []) {
+      if (!(source instanceof Uint8Array)) native.sparse(this.#device, source.map, source.begin, source.length)
+    }
     if (!round) return new Weight(dataType === 'F32' ? 'float32' : 'bfloat16', [numRows, shape[1]], id)
     for (const source of sources) await this.#populate(source)
     const rounded = await this.#finished(native.quantize(this.#device, id))

@@ -11,7 +11,7 @@ import type { Native, NativeDevice } from './native.node.ts'
  *
  * A file has a header, the matrices as they lie in memory (cpu.h says how), and a checksum of each. The header is what
  * identifies the checkpoint, and nothing else: who looks for a file knows its header, byte for byte. Files appear whole,
- * by a rename, and are never written again.
+ * by a rename, and are never written again. Checksums are compared whenever a matrix is loaded.
  */
 export interface KeepOptions {
   /** tutti's cache folder. */
@@ -333,15 +333,18 @@ class MadeMatrices implements KeptMatrices {
     const place = this.#layout.places.get(name)
     if (!place || this.#isOver || !this.#missing.delete(name)) return
     const isLast = this.#missing.size === 0
+    const { native, device } = this.#memory
+    const checksum = native.checksum(device, matrix).done.catch(() => undefined) // asked for now, before the model's first tokens
     this.#work = this.#work
       .then(async () => {
         await this.#write(place, matrix)
+        await this.#note(place, checksum)
         if (isLast) await this.#finish()
       })
       .catch(() => this.stop()) // a full disk, or the device was closed: it goes without, and tries again next time
   }
 
-  async #write({ index, begin, length }: Place, matrix: number): Promise<void> {
+  async #write({ begin, length }: Place, matrix: number): Promise<void> {
     const { native, device } = this.#memory
     const piece = new Uint8Array(Math.min(pieceBytes, length))
     for (let at = 0; at < length && !this.#isOver; at += piece.length) {
@@ -349,8 +352,10 @@ class MadeMatrices implements KeptMatrices {
       native.readCodes(device, matrix, at, bytes)
       await writeWhole(this.#file.handle, bytes, begin + at)
     }
-    if (this.#isOver) return
-    const sum = await native.checksum(device, matrix).done
+  }
+
+  async #note({ index }: Place, checksum: Promise<number | undefined>): Promise<void> {
+    const sum = await checksum
     if (sum === undefined) this.stop()
     else this.#checksums[index] = sum
   }
@@ -363,10 +368,12 @@ class MadeMatrices implements KeptMatrices {
     for (const [i, sum] of this.#checksums.entries()) sums.writeDoubleLE(sum, 8 * i)
     await writeWhole(handle, sums, checksums.begin)
     await writeWhole(handle, header, 0)
-    await handle.datasync()
     if (this.#isOver) return
     await rename(path, pathOf(this.#name))
     this.#isOver = true
+    // Not before: the disk takes seconds, in which a short program may end. A power cut may tear the file until then, which
+    // its checksums show.
+    await handle.datasync()
     await handle.close()
     await removeOthers(this.#name)
   }

@@ -29,6 +29,8 @@ export interface Native {
   map(device: NativeDevice, path: string): { map: number; length: number }
   /** Brings mapped bytes into memory, in order. Resolves when they are there, or to nothing when `stop`ped. */
   populate(device: NativeDevice, map: number, begin: number, length: number): NativePass<void>
+  /** Few of these mapped bytes will be read, here and there: the system need read nothing ahead of them. */
+  sparse(device: NativeDevice, map: number, begin: number, length: number): void
   /**
    * A matrix or vector of one or more parts, used where it lies. A vector [cols] is one row. Q8: one part, as `readCodes`
    * gave it; it is copied where it does not lie at a multiple of 64.

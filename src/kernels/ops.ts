@@ -135,6 +135,8 @@ export interface Ops {
 export interface LoadOptions {
   /** The matrix may be kept in fewer bits, if the device does that. */
   readonly mayRound?: boolean
+  /** A few rows are read for each token, wherever they lie. */
+  readonly byRow?: boolean
   /** What is used where its file is mapped shall lie in memory when loading is done, not only when it is first used. */
   readonly populate?: boolean
 }

@@ -73,7 +73,7 @@ export async function loadWeights(
     onProgress((done += parts.reduce((sum, p) => sum + p.byteLength, 0)))
   const load = async (part: string, names: readonly string[]): Promise<Tensor> => {
     const parts = stored(names)
-    const tensor = await device.load(parts, { mayRound: roundable.has(part) })
+    const tensor = await device.load(parts, { mayRound: roundable.has(part), byRow: part === 'embedding' })
     report(parts)
     return tensor
   }
