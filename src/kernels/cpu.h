@@ -56,10 +56,10 @@ static inline int64_t q8_bytes(int64_t rows, int64_t cols) { return (rows + 15) 
 /*
  * Keys and values of one layer lie in pages of PAGE_TOKENS tokens, found through a table: position p is token
  * (p % capacity) % PAGE_TOKENS of page (p % capacity) / PAGE_TOKENS. Full layers have capacity INT64_MAX.
- * A page is, per key/value head: keys [headDim][PAGE_TOKENS] (a token is a column: scores of many tokens are computed side
- * by side), then values [PAGE_TOKENS][headDim].
- *   CACHE_BF16  bfloat16, rounded to nearest even
- *   CACHE_Q8    as attention.c defines it; cache_page_bytes gives the size
+ * A page is, per key/value head, its keys, then its values.
+ *   CACHE_BF16  bfloat16, rounded to nearest even: keys [headDim][PAGE_TOKENS] (a token is a column: scores of many
+ *               tokens are computed side by side), values [PAGE_TOKENS][headDim]
+ *   CACHE_Q8    int8 with a scale per 32, as attention/pages.h has it; cache_page_bytes gives the size
  */
 enum { PAGE_TOKENS = 64 };
 typedef enum { CACHE_BF16, CACHE_Q8 } cache_type;

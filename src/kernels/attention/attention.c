@@ -12,6 +12,7 @@
 #include <string.h>
 #include "../cpu.h"
 #include "../simd.h"
+#include "codes.h"
 #include "pages.h"
 #include "product.h"
 
@@ -57,8 +58,7 @@ static piece_plan plan_piece(const attention_args *args, const piece *piece, int
   plan.tokens = (int)least(most(1, TILE_QUERIES / heads_per_key), piece->count);
   plan.queries = plan.tokens * heads_per_key;
   plan.tiles = quotient_up(piece->count, plan.tokens);
-  plan.streamed = plan.queries <= STREAMED_QUERIES && dim % PRODUCT_COLUMNS == 0 &&
-                  (args->cache == CACHE_BF16 || dim % CACHE_GROUP == 0);
+  plan.streamed = plan.queries <= STREAMED_QUERIES && dim % PRODUCT_COLUMNS == 0;
   plan.begin = first_seen(args, piece, piece->start) / PAGE_TOKENS * PAGE_TOKENS;
   const int64_t pages = quotient_up(piece->start + piece->count - plan.begin, PAGE_TOKENS);
 
@@ -100,8 +100,12 @@ typedef struct {
   int num_queries;        /* of this tile and one key/value head */
   float *queries;         /* [heads][plan.queries][head_dim], scaled */
   float *scores;          /* [plan.queries][PAGE_TOKENS], then their exponentials */
-  float *scaled;          /* CACHE_Q8: the like, times the scales of 32 dimensions */
   float *keys, *values;   /* [head_dim][PAGE_TOKENS], [PAGE_TOKENS][padded_dim]: a page in floats */
+  int32_t *query_codes;   /* streamed CACHE_Q8: [heads][groups][num_queries][QUERY_PAIRS], what they are worth */
+  float *query_units;     /* [heads][num_queries] */
+  int32_t *weight_codes;  /* [groups][num_queries][WEIGHT_PAIRS], what they are multiplied by, what they are worth */
+  float *weight_factors;  /* [groups][PAGE_TOKENS] */
+  float *weight_units;    /* [groups] */
   float *state;
 } tile;
 
@@ -130,69 +134,33 @@ static void copy_queries(const tile *t, int first_head, int64_t token) {
   }
 }
 
-/* Scores of `queries` with the run's columns, as the cache holds the keys: of CACHE_BF16 in pairs. */
+/* Scores of `queries` with the run's columns, as CACHE_BF16 holds the keys: in pairs. */
 static void streamed_scores(const tile *t, const float *queries, const run *r) {
   const int dim = t->args->head_dim;
-  const uint8_t *ahead = r->ahead;
+  product_args p = {
+    .a = queries, .a_stride = dim, .b_stride = 2 * PAGE_TOKENS, .end = dim, .out_stride = PAGE_TOKENS,
+    .ahead = r->ahead, .ahead_step = r->ahead_step,
+  };
   for (int column = r->first_column; column < r->end_column; column += PRODUCT_COLUMNS) {
-    product_args p = {
-      .a = queries, .a_stride = dim, .end = dim, .out = t->scores + column, .out_stride = PAGE_TOKENS, .ahead = ahead,
-      .ahead_step = r->ahead_step,
-    };
-    ahead += dim * r->ahead_column;
-    if (t->args->cache == CACHE_BF16) {
-      p.b = r->keys + 2 * column;
-      p.b_stride = 2 * PAGE_TOKENS;
-      product_bf16(t->num_queries, p);
-      continue;
-    }
-    p.b_stride = PAGE_TOKENS;
-    for (int group = 0; group < dim / CACHE_GROUP; group++) {
-      p.a = queries + group * CACHE_GROUP;
-      p.b = cache_codes(r->keys, dim) + group * CACHE_GROUP * PAGE_TOKENS + column;
-      p.end = CACHE_GROUP;
-      p.out = t->scaled + column;
-      product_int8(t->num_queries, p);
-      p.ahead += CACHE_GROUP * r->ahead_column;
-      for (int i = 0; i < PRODUCT_COLUMNS; i += VL) {
-        vf scale = vf_load_bf16(r->keys + 2 * (group * PAGE_TOKENS + column + i));
-        for (int q = 0; q < t->num_queries; q++) {
-          float *out = t->scores + q * PAGE_TOKENS + column + i;
-          vf sum = vf_load(t->scaled + q * PAGE_TOKENS + column + i) * scale;
-          if (group) sum += vf_load(out);
-          vf_store(out, sum);
-        }
-      }
-    }
+    p.b = r->keys + 2 * column;
+    p.out = t->scores + column;
+    product_bf16(t->num_queries, p);
+    p.ahead += dim * r->ahead_column;
   }
 }
 
 static void streamed_values(const tile *t, const run *r, float *values) {
   const int dim = t->args->head_dim;
   product_args p = {
-    .a = t->scores, .a_stride = PAGE_TOKENS, .begin = r->begin, .end = r->end, .out_stride = dim, .add = true,
-    .ahead = r->ahead + (r->end_column - r->first_column) / PRODUCT_COLUMNS * dim * r->ahead_column,
+    .a = t->scores, .a_stride = PAGE_TOKENS, .b_stride = 2 * dim, .begin = r->begin, .end = r->end, .out_stride = dim,
+    .add = true, .ahead = r->ahead + (r->end_column - r->first_column) / PRODUCT_COLUMNS * dim * r->ahead_column,
     .ahead_step = r->ahead_step,
   };
-  for (int column = 0; column < dim; column += PRODUCT_COLUMNS, p.ahead += (r->end - r->begin) * r->ahead_column) {
+  for (int column = 0; column < dim; column += PRODUCT_COLUMNS) {
+    p.b = r->values + 2 * column;
     p.out = values + column;
-    if (t->args->cache == CACHE_BF16) {
-      p.b = r->values + 2 * column;
-      p.b_stride = 2 * dim;
-      product_bf16(t->num_queries, p);
-      continue;
-    }
-    const int group = column / CACHE_GROUP;
-    if (column % CACHE_GROUP == 0)
-      for (int i = r->first_column; i < r->end_column; i += VL) {
-        vf scale = vf_load_bf16(r->values + 2 * (group * PAGE_TOKENS + i));
-        for (int q = 0; q < t->num_queries; q++)
-          vf_store(t->scaled + q * PAGE_TOKENS + i, vf_load(t->scores + q * PAGE_TOKENS + i) * scale);
-      }
-    p.a = t->scaled;
-    p.b = cache_codes(r->values, dim) + column;
-    p.b_stride = dim;
-    product_int8(t->num_queries, p);
+    product_bf16(t->num_queries, p);
+    p.ahead += (r->end - r->begin) * r->ahead_column;
   }
 }
 
@@ -223,16 +191,20 @@ static void copied_values(const tile *t, const run *r, float *values) {
   }
 }
 
-/* The running maximum of a row; what was summed under a lesser one is scaled to it. */
-INLINE void raise_maximum(const float *row, const run *r, float *max, float *sum, float *values, int width) {
-  vf highest = vf_splat(*max);
-  for (int i = r->first_column; i < r->end_column; i += VL) highest = vf_max(highest, vf_load(row + i));
-  const float new_max = vf_max_of(highest);
-  if (!(new_max > *max)) return;
-  const vf factor = vf_exp2(vf_splat(*max - new_max));
+INLINE float highest_of(const float *row, int begin, int end) {
+  vf highest = vf_splat(-INFINITY);
+  for (int i = begin; i < end; i += VL) highest = vf_max(highest, vf_load(row + i));
+  return vf_max_of(highest);
+}
+
+/* The running maximum of a query; what was summed under a lesser one is scaled to it. */
+INLINE void raise_maximum(softmax_state state, int query, int width, float highest) {
+  if (!(highest > state.maxima[query])) return;
+  const vf factor = vf_exp2(vf_splat(state.maxima[query] - highest));
+  float *values = state.values + (int64_t)query * width;
   for (int i = 0; i < width; i += VL) vf_store(values + i, vf_load(values + i) * factor);
-  *sum *= factor[0];
-  *max = new_max;
+  state.sums[query] *= factor[0];
+  state.maxima[query] = highest;
 }
 
 /* Scores become weights relative to the running maximum; gives their sum. */
@@ -257,19 +229,23 @@ static void mask_row(const tile *t, const run *r, int64_t position, bool paired,
     if (i < begin || i >= end) row[paired ? paired_place(i) : i] = -INFINITY;
 }
 
-static void attend_run(const tile *t, const float *queries, softmax_state state, const run *r) {
+/* Whether every query of the tile sees all columns of the run. */
+static bool all_seen(const tile *t, const run *r) {
+  const int64_t last = t->position + t->num_queries / (t->args->num_heads / t->args->num_kv_heads) - 1;
+  return r->begin == r->first_column && r->end == r->end_column && r->position + r->end - r->begin <= t->position + 1 &&
+         first_seen(t->args, t->piece, last) <= r->position;
+}
+
+static void attend_run(const tile *t, int head, softmax_state state, const run *r) {
   const int heads_per_key = t->args->num_heads / t->args->num_kv_heads, width = padded_dim(t->args->head_dim);
-  const bool paired = t->plan.streamed && t->args->cache == CACHE_BF16;
+  const float *queries = t->queries + (int64_t)head * t->plan.queries * t->args->head_dim;
+  const bool paired = t->plan.streamed, whole = all_seen(t, r);
   if (t->plan.streamed) streamed_scores(t, queries, r);
   else copied_scores(t, queries, r);
-  const int64_t last = t->position + t->num_queries / heads_per_key - 1;
-  const bool all_seen = r->begin == r->first_column && r->end == r->end_column &&
-                        r->position + r->end - r->begin <= t->position + 1 &&
-                        first_seen(t->args, t->piece, last) <= r->position;
   for (int q = 0; q < t->num_queries; q++) {
     float *row = t->scores + q * PAGE_TOKENS;
-    if (!all_seen) mask_row(t, r, t->position + q / heads_per_key, paired, row);
-    raise_maximum(row, r, state.maxima + q, state.sums + q, state.values + (int64_t)q * width, width);
+    if (!whole) mask_row(t, r, t->position + q / heads_per_key, paired, row);
+    raise_maximum(state, q, width, highest_of(row, r->first_column, r->end_column));
   }
   for (int q = 0; q < t->num_queries; q++) {
     float *row = t->scores + q * PAGE_TOKENS;
@@ -279,14 +255,41 @@ static void attend_run(const tile *t, const float *queries, softmax_state state,
   else copied_values(t, r, state.values);
 }
 
+/* The same in integers. Weights are relative to the page's own maximum, so that none of its codes are wasted. */
+static void attend_codes(const tile *t, int head, softmax_state state, const run *r) {
+  const int heads_per_key = t->args->num_heads / t->args->num_kv_heads, dim = t->args->head_dim, rows = t->num_queries;
+  const int groups = cache_groups(dim);
+  const float *units = t->query_units + head * rows;
+  const bool whole = all_seen(t, r);
+  code_prefetch ahead = {r->ahead, r->ahead_step};
+  float highest[STREAMED_QUERIES], factors[STREAMED_QUERIES];
+  score_codes(rows, t->query_codes + head * groups * rows * QUERY_PAIRS, dim, r->keys, t->scores, &ahead);
+  scale_weights(r->values, dim, r->begin, r->end, t->weight_factors, t->weight_units);
+  for (int q = 0; q < rows; q++) {
+    float *row = t->scores + q * PAGE_TOKENS;
+    if (!whole) mask_row(t, r, t->position + q / heads_per_key, false, row);
+    highest[q] = highest_of(row, 0, PAGE_TOKENS) * units[q];
+    if (highest[q] < lowest_score) highest[q] = lowest_score;
+    raise_maximum(state, q, dim, highest[q]);
+    factors[q] = vf_exp2(vf_splat(highest[q] - state.maxima[q]))[0];
+  }
+  for (int q = 0; q < rows; q++)
+    state.sums[q] += factors[q] * soften_codes(t->scores + q * PAGE_TOKENS, units[q], highest[q], groups,
+                                               t->weight_factors, rows, q, t->weight_codes);
+  value_codes(rows, t->weight_codes, factors, t->weight_units, dim, r->values, state.values, &ahead);
+}
+
 /* All of a share's heads over positions begin … end-1. */
 static void attend_range(const tile *t, int first_head, int64_t begin, int64_t end) {
   const attention_args *args = t->args;
   const int dim = args->head_dim;
   const int64_t half_bytes = cache_half_bytes(args->cache, dim), head_bytes = 2 * half_bytes;
   const int num_heads = (int)least(t->plan.heads, args->num_kv_heads - first_head);
+  const bool codes = t->plan.streamed && args->cache == CACHE_Q8;
   const int row_blocks = product_row_blocks(t->num_queries);
-  const int64_t ahead_step = quotient_up(head_bytes, (int64_t)row_blocks * 2 * PAGE_TOKENS * dim / PRODUCT_COLUMNS);
+  const int64_t steps = codes ? code_steps(t->num_queries, dim)
+                              : (int64_t)row_blocks * 2 * PAGE_TOKENS * dim / PRODUCT_COLUMNS;
+  const int64_t ahead_step = quotient_up(head_bytes, steps);
   for (int64_t p = begin, length; p < end; p += length) {
     const int64_t place = p % t->piece->capacity, next = (p / PAGE_TOKENS + 1) * PAGE_TOKENS;
     const int slot = (int)(place % PAGE_TOKENS);
@@ -298,14 +301,15 @@ static void attend_range(const tile *t, int first_head, int64_t begin, int64_t e
       uint8_t *keys = page + head * head_bytes;
       run r = {
         .position = p, .begin = slot, .end = slot + (int)length,
-        .first_column = slot / PRODUCT_COLUMNS * PRODUCT_COLUMNS,
-        .end_column = (int)quotient_up(slot + length, PRODUCT_COLUMNS) * PRODUCT_COLUMNS,
+        .first_column = codes ? 0 : slot / PRODUCT_COLUMNS * PRODUCT_COLUMNS,
+        .end_column = codes ? PAGE_TOKENS : (int)quotient_up(slot + length, PRODUCT_COLUMNS) * PRODUCT_COLUMNS,
         .keys = keys, .values = keys + half_bytes,
         .ahead = head + 1 < num_heads ? keys + head_bytes : next_page,
         .ahead_step = ahead_step, .ahead_column = ahead_step * row_blocks,
       };
-      const float *queries = t->queries + (int64_t)head * t->plan.queries * dim;
-      attend_run(t, queries, state_of_head(t->state, &t->plan, dim, head), &r);
+      const softmax_state state = state_of_head(t->state, &t->plan, dim, head);
+      if (codes) attend_codes(t, head, state, &r);
+      else attend_run(t, head, state, &r);
     }
   }
 }
@@ -412,9 +416,16 @@ static void compute_share(const attention_args *args, team *team, int64_t share,
   float *at = (float *)team->scratch;
   t.queries = at, at += whole_lines((int64_t)plan->heads * plan->queries * dim);
   t.scores = at, at += plan->queries * PAGE_TOKENS;
-  t.scaled = at, at += plan->queries * PAGE_TOKENS;
-  t.keys = at, at += dim * PAGE_TOKENS;
+  t.keys = at, at += 4 * cache_fours(dim) * PAGE_TOKENS;
   t.values = at, at += padded_dim(dim) * PAGE_TOKENS;
+  if (plan->streamed && args->cache == CACHE_Q8) {
+    const int groups = cache_groups(dim);
+    t.query_codes = (int32_t *)at, at += plan->heads * groups * plan->queries * QUERY_PAIRS;
+    t.query_units = at, at += whole_lines((int64_t)plan->heads * plan->queries);
+    t.weight_codes = (int32_t *)at, at += groups * plan->queries * WEIGHT_PAIRS;
+    t.weight_factors = at, at += groups * PAGE_TOKENS;
+    t.weight_units = at, at += whole_lines(groups);
+  }
   t.state = plan->ranges > 1 ? states + offset + share * plan->state_floats : at;
   for (int head = 0; head < plan->heads; head++) {
     softmax_state state = state_of_head(t.state, plan, dim, head);
@@ -423,6 +434,11 @@ static void compute_share(const attention_args *args, team *team, int64_t share,
   }
   const int first_head = (int)head_share * plan->heads;
   copy_queries(&t, first_head, token);
+  if (t.query_codes)
+    for (int head = 0; head < plan->heads; head++)
+      code_queries(t.num_queries, dim, t.queries + (int64_t)head * plan->queries * dim,
+                   t.query_codes + head * cache_groups(dim) * t.num_queries * QUERY_PAIRS,
+                   t.query_units + head * t.num_queries);
   const int64_t begin = most(first_seen(args, t.piece, t.position), plan->begin + range * plan->range_length);
   const int64_t end = least(t.piece->start + least(token + plan->tokens, t.piece->count),
                             plan->begin + (range + 1) * plan->range_length);

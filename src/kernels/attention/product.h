@@ -18,22 +18,10 @@ enum { PRODUCT_VECTORS = 2 };
 enum { PRODUCT_ROWS = 6, PRODUCT_COLUMNS = PRODUCT_VECTORS * VL };
 
 /* What b holds. Words of bfloat16 are taken in pairs: of 2 · VL columns of `out`, first the even ones, then the odd. */
-typedef enum { TERMS_FLOAT, TERMS_BF16, TERMS_INT8 } terms_type;
+typedef enum { TERMS_FLOAT, TERMS_BF16 } terms_type;
 
 /* Where column i of such an `out` lies. */
 static int paired_place(int i) { return i / (2 * VL) * (2 * VL) + i % 2 * VL + i % (2 * VL) / 2; }
-
-/* GCC 12 converts bytes one by one unless told how. */
-INLINE vf vf_load_int8(const uint8_t *at) {
-#if defined __AVX512F__ && VL == 16
-  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
-#elif defined __AVX2__ && VL == 8
-  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)));
-#else
-  typedef int8_t bytes __attribute__((vector_size(VL), may_alias, aligned(1)));
-  return __builtin_convertvector(*(const bytes *)at, vf);
-#endif
-}
 
 INLINE void load_terms(terms_type type, const uint8_t *at, vf out[PRODUCT_VECTORS]) {
   UNROLL
@@ -45,7 +33,6 @@ INLINE void load_terms(terms_type type, const uint8_t *at, vf out[PRODUCT_VECTOR
         out[i] = i % 2 ? pair.odd : pair.even;
         break;
       }
-      case TERMS_INT8: out[i] = vf_load_int8(at + i * VL);
     }
 }
 
@@ -120,7 +107,6 @@ INLINE void product_rows(terms_type type, int rows, product_args p) {
 
 static void product_float(int rows, product_args p) { product_rows(TERMS_FLOAT, rows, p); }
 static void product_bf16(int rows, product_args p) { product_rows(TERMS_BF16, rows, p); }
-static void product_int8(int rows, product_args p) { product_rows(TERMS_INT8, rows, p); }
 
 /* Two vectors of even and odd numbers, in order. */
 INLINE void vf_interleave(vf even, vf odd, vf *first, vf *second) {
