@@ -98,6 +98,63 @@ describe('the addon', { skip }, () => {
     native.close(device)
   })
 
+  test('a matrix of 8 bits is the same when its bytes come back from a file', async () => {
+    const device = open()
+    const [rows, cols] = [40, 70]
+    const bytes = Uint8Array.from({ length: rows * cols * 2 }, (_, i) => (i % 2 ? 0x3f : (i * 37) & 255)) // bfloat16
+    const source = native.matrix(device, 'BF16', [rows], cols, [bytes])
+    const made = (await native.quantize(device, source).done)!
+    const codes = new Uint8Array(3 * 3 * 544)
+    native.readCodes(device, made, 0, codes.subarray(0, 1000))
+    native.readCodes(device, made, 1000, codes.subarray(1000))
+    const run = (matrix: number) => {
+      const words = Float64Array.of(1, source, 0, 1, 5, 3, 0, 1, matrix, -1, 320)
+      return native.submit(device, words, 1024, 320, rows).done
+    }
+    const sum = await native.checksum(device, made).done
+    for (const begin of [64, 63]) {
+      // Where it lies at a multiple of 64, and where it has to be copied.
+      const path = file(`codes-${begin}`, Buffer.concat([Buffer.alloc(begin), codes]))
+      const { map } = native.map(device, path)
+      const kept = native.matrix(device, 'Q8', [rows], cols, [{ map, begin, length: codes.length }])
+      assert.equal(await native.checksum(device, kept).done, sum)
+      assert.deepEqual(await run(kept), await run(made))
+    }
+    codes[4000] ^= 1
+    const other = native.matrix(device, 'Q8', [rows], cols, [codes])
+    assert.notEqual(await native.checksum(device, other).done, sum)
+    native.close(device)
+  })
+
+  test('the first scale that is no number is found, wherever it lies', async () => {
+    const device = open()
+    const [experts, rows, cols] = [3, 5000, 320]
+    const scales = new Uint8Array(experts * rows * 10)
+    const find = () => {
+      const blocks = new Uint8Array(scales.length * 16)
+      return native.findNan(device, native.mxfp4(device, experts, rows, cols, blocks, scales)).done
+    }
+    assert.equal(await find(), -1)
+    for (const at of [scales.length - 1, 70_000, 3]) {
+      scales[at] = 255
+      assert.equal(await find(), at)
+    }
+    native.close(device)
+  })
+
+  test('mapped bytes of which few are read are read all the same', async () => {
+    const device = open()
+    const { map, length } = native.map(device, file('table', floats(...Array.from({ length: 8192 }, (_, i) => i))))
+    native.sparse(device, map, 10, length - 10)
+    const table = native.matrix(device, 'F32', [4096], 2, [{ map, begin: 0, length }])
+    assert.deepEqual(
+      await native.submit(device, Float64Array.of(1, table, 0, 1, 4000), 64, 0, 2).done,
+      Float32Array.of(8000, 8001),
+    )
+    assert.throws(() => native.sparse(device, map, 1, length), /reach outside/)
+    native.close(device)
+  })
+
   test('refuses what is wrong with the numbers, and goes on', async () => {
     const device = open()
     const f32 = native.matrix(device, 'F32', [2], 4, [new Uint8Array(32)])
@@ -126,6 +183,20 @@ describe('the addon', { skip }, () => {
       ],
       [() => native.mxfp4(device, 1, 2, 32, new Uint8Array(32), new Uint8Array(3)), /RangeError: part 1 has 3 bytes/],
       [() => native.quantize(device, 7), /RangeError: there is no matrix 7/],
+      [() => native.checksum(device, f32), /RangeError: there is no matrix 0 of 8 bits/],
+      [() => native.findNan(device, f32), /RangeError: there is no matrix 0 of MXFP4/],
+      [() => native.readCodes(device, f32, 0, new Uint8Array(1)), /RangeError: there is no matrix 0 of 8 bits/],
+      [() => native.readCodes(device, f32, 0, [] as unknown as Uint8Array), /TypeError: codes are read into/],
+      [
+        () =>
+          native.readCodes(device, native.matrix(device, 'Q8', [1], 1, [new Uint8Array(544)]), 540, new Uint8Array(5)),
+        /RangeError: 5 bytes from byte 540 on reach outside a matrix of 544/,
+      ],
+      [
+        () => native.matrix(device, 'Q8', [16, 16], 32, [new Uint8Array(544), new Uint8Array(544)]),
+        /RangeError: a matrix of 8 bits has 1 part, not 2/,
+      ],
+      [() => native.matrix(device, 'Q8', [17], 32, [new Uint8Array(544)]), /RangeError: part 0 has 544 bytes, .* 1088/],
       [() => native.release(device, -1), /RangeError: matrix is -1/],
       [() => native.freePage(device, 5), /RangeError: there is no page 5/],
       [
