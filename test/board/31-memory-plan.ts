@@ -24,7 +24,7 @@ const deep: ModelConfig = {
   ...{ numAttentionHeads: 8, numKeyValueHeads: 8 },
 }
 
-type Case = Omit<MemoryCase, 'path'> & { model: 'nano' | 'wide' | 'deep' }
+type Case = Omit<MemoryCase, 'path' | 'keepIn'> & { model: 'nano' | 'wide' | 'deep'; kept?: 'made' | 'found' }
 const few = { decoded: 3 }
 /** Those that show a planted bug come first. */
 const cases: Case[] = [
@@ -43,6 +43,8 @@ const cases: Case[] = [
   { model: 'deep', device: 'cpu', cache: 'q8', contextLength: 1200, maxSessions: 3, maxChunk: 64, ...few },
   { model: 'deep', device: 'cpu', precision: 'exact', contextLength: 700, maxSessions: 1, ...few },
   { model: 'wide', device: 'cpu', contextLength: 600, maxSessions: 1, ...few },
+  { model: 'wide', device: 'cpu', kept: 'made', contextLength: 600, maxSessions: 1, ...few },
+  { model: 'wide', device: 'cpu', kept: 'found', contextLength: 600, maxSessions: 1, ...few },
   { model: 'wide', device: 'cpu', precision: 'exact', contextLength: 520, maxSessions: 1, ...few },
   { model: 'wide', device: 'cpu', cache: 'q8', contextLength: 400, maxSessions: 2, maxChunk: 64, ...few },
   { model: 'nano', device: 'cpu', contextLength: 1000, maxSessions: 8, ...few },
@@ -72,14 +74,19 @@ export const row: Row = {
     const failures: string[] = []
     let n = 0
     try {
-      const asked = (quick ? cases.slice(0, numQuick) : cases).filter(({ model }) => !part || model === part)
+      const some = quick && part !== 'kept' ? cases.slice(0, numQuick) : cases
+      const asked = some.filter(({ model, kept }) => !part || (kept ? 'kept' : model) === part)
       const isAsked = (name: string) => asked.some(({ model }) => model === name)
       if (isAsked('wide')) await makeCheckpoint(paths.wide, { config: wide, seed: 1, layout: 'openai' })
       if (isAsked('deep')) await makeCheckpoint(paths.deep, { config: deep, seed: 1, layout: 'huggingface' })
-      for (const { model, ...rest } of asked) {
-        const one = { path: paths[model], ...rest }
-        const name = `${model} ${JSON.stringify(rest)}`
-        failures.push(...wrongs(one, await measure(one)).map(wrong => `${name}: ${wrong}`))
+      for (const { model, kept, ...rest } of asked) {
+        const one = { path: paths[model], ...rest, ...(kept && { keepIn: join(folder, 'kept') }) }
+        const name = `${model} ${JSON.stringify({ ...rest, kept })}`
+        const found = await measure(one)
+        const wrong = wrongs(one, found)
+        if (kept === 'made' && !/are kept in/.test(found.kept ?? '')) wrong.push(`matrices: ${found.kept}`)
+        if (kept === 'found' && !/are read from/.test(found.kept ?? '')) wrong.push(`matrices: ${found.kept}`)
+        failures.push(...wrong.map(wrong => `${name}: ${wrong}`))
         n++
       }
     } finally {
@@ -129,6 +136,13 @@ export const row: Row = {
       replace: 'if (mayRound) {',
       what: 'matrices are planned in 8 bits where they stay as they are',
       part: 'wide',
+    },
+    {
+      file: cpu,
+      search: 'this.#kept?.found ? { own: 0, mapped: bytes }',
+      replace: 'this.#kept?.found ? { own: bytes, mapped: bytes }',
+      what: 'kept matrices are planned as the process’s own too',
+      part: 'kept',
     },
     {
       file: 'src/open-engine.ts',

@@ -9,6 +9,7 @@ import { DeviceError } from '../../src/base/errors.ts'
 import { openFolder } from '../../src/checkpoint/source.node.ts'
 import type { Folder } from '../../src/checkpoint/source.ts'
 import { CpuDevice } from '../../src/device/cpu.node.ts'
+import type { KeepOptions } from '../../src/device/kept-matrices.node.ts'
 import { loadNative, type Native, type NativeBytes } from '../../src/device/native.node.ts'
 import { ReferenceDevice } from '../../src/device/reference.ts'
 import { LocalEngine } from '../../src/engine/local-engine.ts'
@@ -22,6 +23,8 @@ export interface MemoryCase {
   contextLength: number
   maxChunk?: number
   maxSessions: number
+  /** A folder where 8-bit matrices are kept, and found if they have been made. */
+  keepIn?: string
   /** Tokens that each session generates: each leaves its logits to the garbage collector. */
   decoded: number
 }
@@ -32,6 +35,8 @@ export interface MemoryFound {
   /** Private bytes above what the process had before, at most. */
   peak: number
   loaded: number
+  /** What the model tells of kept matrices. */
+  kept?: string
   /** Bytes of mapped files that the device was given to use. */
   mapped: number
   /** Bytes read and mapped before the model was refused for want of one byte; absent if it was not. */
@@ -84,9 +89,11 @@ function countedFolder(folder: Folder, count: (bytes: number) => void): Folder {
   }
 }
 
-const { path, device: kind, contextLength, maxChunk, maxSessions, decoded, ...options } = asked
+const { path, device: kind, contextLength, maxChunk, maxSessions, decoded, keepIn, ...options } = asked
 const account = kind === 'cpu' ? counted(loadNative() as Native) : undefined
-const newDevice = () => (account ? new CpuDevice(account.native, options) : new ReferenceDevice())
+const keep = keepIn === undefined ? undefined : { folder: keepIn, leastBytes: 0, spareBytes: 0 }
+const newDevice = (keep?: KeepOptions) =>
+  account ? new CpuDevice(account.native, { ...options, keep }) : new ReferenceDevice()
 
 const before = privateBytes()
 let peak = 0
@@ -95,7 +102,7 @@ const timer = setInterval(look, 5)
 
 const opened = await openModel({
   folder: await openFolder(path),
-  device: newDevice(),
+  device: newDevice(keep),
   contextLength,
   maxChunk,
   maxSessions,
@@ -126,10 +133,11 @@ await engine.close()
 
 async function refusal(): Promise<number | undefined> {
   let read = 0
+  const found = opened.kept?.includes('are read from') // what was made now would be found
   const folder = countedFolder(await openFolder(path), bytes => void (read += bytes))
   const available = { maxChunk, maxSessions, contextLength, availableMemory: plan.total - 1 }
   try {
-    await openModel({ folder, device: newDevice(), ...available })
+    await openModel({ folder, device: newDevice(found ? keep : undefined), ...available })
   } catch (error) {
     if (error instanceof DeviceError) return read + (account?.mapped() ?? 0) - mapped
     throw error
@@ -143,6 +151,7 @@ const found: MemoryFound = {
   parts: { weights, cache, scratch, garbage },
   peak,
   loaded,
+  kept: opened.kept,
   mapped,
   refusedAfter: await refusal(),
 }
