@@ -16,7 +16,6 @@
 #include "activations.h"
 #include "exact.h"
 #include "multiply.h"
-#include "rows.h"
 
 enum {
   SHARE_PRODUCTS = 20000000, /* multiply-adds of a share, about 0.3 ms */
@@ -42,7 +41,7 @@ typedef struct workspace {
   panel decoded;
   union {
     float row[0];       /* of weights, where exactness is asked for */
-    octet_q8 octets[0]; /* a share's tokens, where they are few */
+    few_x few[0];       /* a share's tokens, where they are few */
   };
 } workspace;
 
@@ -171,35 +170,27 @@ static void store_outputs(const plan *p, int64_t expert, int64_t row, int64_t ro
   }
 }
 
-/* One step: up to STEP_ROWS rows by up to STEP_TOKENS slots. `octets`: the slots laid out for rows, if they are few. */
-static void multiply_step(const plan *p, weight_rows w, int64_t rows, const uint8_t *x, int tokens,
-                          const octet_q8 *octets, workspace *work) {
+/* One step: up to STEP_ROWS rows by up to STEP_TOKENS slots. `few`: all slots, if they are few. */
+static void multiply_step(const plan *p, weight_rows w, int64_t rows, const uint8_t *x, int tokens, const few_x *few,
+                          workspace *work) {
   if (p->args->exact) multiply_exactly(w, rows, (const float *)x, tokens, work->sums, work->row);
-  else if (octets) multiply_rows(w, rows, octets, tokens, work->sums);
-  else if (tokens <= FEW_TOKENS) multiply_few(w, rows, (const group_q8 *)x, tokens, work->sums);
+  else if (few) multiply_few(w, rows, few, tokens, work->sums);
   else multiply_many(w, rows, (const group_q8 *)x, tokens, work->sums, &work->decoded);
-}
-
-static const octet_q8 *octets_of_share(const plan *p, const uint8_t *x, int64_t groups, int64_t tokens,
-                                       workspace *work) {
-  if (p->args->exact || tokens > ROWS_TOKENS) return NULL;
-  for (int64_t m = 0; m < tokens; m++) {
-    lay_out_octets((const group_q8 *)x + m * groups, groups, work->octets + m * octets_of(groups));
-  }
-  return work->octets;
 }
 
 static void multiply_share(const plan *p, const share *s, const matrix *w, const uint8_t *x, use_sums *use,
                            workspace *work) {
   const int64_t groups = w->cols / MXFP4_COLS, begin = p->begin[s->expert], end = p->begin[s->expert + 1];
   const weight_rows all = {w->parts[0].data, w->parts[0].scales, groups};
-  const octet_q8 *octets = octets_of_share(p, x + begin * groups * (int64_t)p->unit, groups, end - begin, work);
+  const group_q8 *first = (const group_q8 *)(x + begin * groups * (int64_t)p->unit);
+  const bool are_few = !p->args->exact && end - begin <= FEW_TOKENS;
+  const few_x *few = are_few ? ready_few(first, groups, (int)(end - begin), work->few) : NULL;
   for (int64_t row = s->row; row < s->row + s->rows; row += STEP_ROWS) {
     const int64_t rows = w->rows - row < STEP_ROWS ? w->rows - row : STEP_ROWS;
     const weight_rows some = rows_from(all, s->expert * w->rows + row);
     for (int64_t place = begin; place < end; place += STEP_TOKENS) {
       const int tokens = (int)(end - place < STEP_TOKENS ? end - place : STEP_TOKENS);
-      multiply_step(p, some, rows, x + place * groups * (int64_t)p->unit, tokens, octets, work);
+      multiply_step(p, some, rows, x + place * groups * (int64_t)p->unit, tokens, few, work);
       use(p, s->expert, row, rows, place, tokens, work->sums);
     }
   }

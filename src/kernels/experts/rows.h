@@ -9,29 +9,25 @@
 #define TUTTI_EXPERTS_ROWS_H
 #include "panel.h"
 
-/* With VNNI, lanes of rows (multiply.h) do not wait for arithmetic. */
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
-
 enum {
-  ROWS_TOKENS = 3, /* beyond, a row's sums do not fit registers */
+  FEW_TOKENS = 3, /* beyond, sums do not fit registers, and a decoded panel pays */
   ROW_SUMS = 2, OCTET = 8, OCTET_BYTES = OCTET * MXFP4_BYTES,
   ROWS_AHEAD = 2048, /* bytes that are prefetched before they are needed */
 };
 
-typedef struct octet_q8 {
+typedef struct few_x {
   int8_t codes[4][2][32]; /* a pair's even columns, then its odd ones */
   float scales[OCTET];
   float offsets[OCTET]; /* what undoes CODE_OFFSET, scaled */
-} __attribute__((aligned(64))) octet_q8;
+} __attribute__((aligned(64))) few_x; /* of an octet */
 
 static int64_t octets_of(int64_t groups) { return (groups + OCTET - 1) / OCTET; }
 
-/* One token. */
-static void lay_out_octets(const group_q8 *x, int64_t groups, octet_q8 *to) {
+static void lay_out(const group_q8 *x, int64_t groups, few_x *to) {
   static const int place[OCTET] = {0, 4, 1, 5, 2, 6, 3, 7};
-  if (groups % OCTET != 0) to[groups / OCTET] = (octet_q8){0}; /* weights that are not there meet zeros */
+  if (groups % OCTET != 0) to[groups / OCTET] = (few_x){0}; /* weights that are not there meet zeros */
   for (int64_t g = 0; g < groups; g++) {
-    octet_q8 *octet = &to[g / OCTET];
+    few_x *octet = &to[g / OCTET];
     const int i = g % OCTET;
     for (int odd = 0; odd < 2; odd++) memcpy(octet->codes[i / 2][odd] + i % 2 * 16, x[g].codes + 16 * odd, 16);
     octet->scales[place[i]] = x[g].scale;
@@ -39,8 +35,14 @@ static void lay_out_octets(const group_q8 *x, int64_t groups, octet_q8 *to) {
   }
 }
 
+/* Tokens as multiply_few wants them, [tokens, octets], in `room`. */
+static const few_x *ready_few(const group_q8 *x, int64_t groups, int tokens, few_x *room) {
+  for (int m = 0; m < tokens; m++) lay_out(x + m * groups, groups, room + m * octets_of(groups));
+  return room;
+}
+
 /* Eight groups of a row, or the last `count`, by each token's: x [tokens, octets]. */
-INLINE void multiply_octet(const uint8_t *blocks, const uint8_t *scales, int count, const octet_q8 *x, int64_t octets,
+INLINE void multiply_octet(const uint8_t *blocks, const uint8_t *scales, int count, const few_x *x, int64_t octets,
                            const int tokens, __m256 acc[][ROW_SUMS]) {
   const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
   const __m128i values = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
@@ -50,7 +52,7 @@ INLINE void multiply_octet(const uint8_t *blocks, const uint8_t *scales, int cou
   else for (int i = count - 1; i >= 0; i--) bytes = bytes << 8 | scales[i];
   const __m256i exponents = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(_mm_cvtsi64_si128((int64_t)bytes), order));
   const __m256 weights = _mm256_castsi256_ps(_mm256_slli_epi32(exponents, 23));
-  __m256 scaled[ROWS_TOKENS];
+  __m256 scaled[FEW_TOKENS];
   for (int m = 0; m < tokens; m++) {
     scaled[m] = weights * _mm256_load_ps(x[m * octets].scales);
     acc[m][1] += weights * _mm256_load_ps(x[m * octets].offsets);
@@ -77,12 +79,12 @@ INLINE void multiply_octet(const uint8_t *blocks, const uint8_t *scales, int cou
 #undef PAIR
 }
 
-INLINE void multiply_rows_by(weight_rows w, int64_t rows, const octet_q8 *x, const int tokens, float *out) {
+INLINE void multiply_few_by(weight_rows w, int64_t rows, const few_x *x, const int tokens, float *out) {
   const int64_t whole = w.groups / OCTET, octets = octets_of(w.groups);
   const int rest = w.groups % OCTET;
   for (int64_t r = 0; r < rows; r++) {
     const weight_rows at = rows_from(w, r);
-    __m256 acc[ROWS_TOKENS][ROW_SUMS] = {0};
+    __m256 acc[FEW_TOKENS][ROW_SUMS] = {0};
     for (int64_t o = 0; o < whole; o++) {
       const uint8_t *blocks = at.blocks + o * OCTET_BYTES;
       __builtin_prefetch(blocks + ROWS_AHEAD);
@@ -96,24 +98,12 @@ INLINE void multiply_rows_by(weight_rows w, int64_t rows, const octet_q8 *x, con
   }
 }
 
-static void multiply_rows(weight_rows w, int64_t rows, const octet_q8 *x, int tokens, float *out) {
+static void multiply_few(weight_rows w, int64_t rows, const few_x *x, int tokens, float *out) {
   switch (tokens) {
-    case 1: multiply_rows_by(w, rows, x, 1, out); break;
-    case 2: multiply_rows_by(w, rows, x, 2, out); break;
-    default: multiply_rows_by(w, rows, x, 3, out);
+    case 1: multiply_few_by(w, rows, x, 1, out); break;
+    case 2: multiply_few_by(w, rows, x, 2, out); break;
+    default: multiply_few_by(w, rows, x, 3, out);
   }
 }
 
-#else
-
-/* Never so few. */
-enum { ROWS_TOKENS = 0 };
-typedef group_q8 octet_q8;
-INLINE int64_t octets_of(int64_t groups) { return groups; }
-INLINE void lay_out_octets(const group_q8 *x, int64_t groups, octet_q8 *to) { (void)x, (void)groups, (void)to; }
-INLINE void multiply_rows(weight_rows w, int64_t rows, const octet_q8 *x, int tokens, float *out) {
-  (void)w, (void)rows, (void)x, (void)tokens, (void)out;
-}
-
-#endif
 #endif

@@ -6,6 +6,24 @@
 #define TUTTI_EXPERTS_TILES_H
 #include "panel.h"
 
+/*
+ * Rows that come next, on their way to the second-level cache while these are multiplied: some lines after each group,
+ * for a burst of them would stall what is being computed.
+ */
+typedef struct rows_ahead {
+  const uint8_t *at, *end;
+  int64_t step; /* bytes after a group */
+} rows_ahead;
+
+INLINE rows_ahead begin_ahead(const uint8_t *from, int64_t bytes, int groups) {
+  return (rows_ahead){from, from + bytes, (bytes + groups - 1) / groups};
+}
+
+INLINE void bring_ahead(rows_ahead *a) {
+  const uint8_t *end = a->at + a->step < a->end ? a->at + a->step : a->end;
+  for (; a->at < end; a->at += 64) __builtin_prefetch(a->at, 0, 2);
+}
+
 #ifdef __AMX_INT8__
 #include "../amx.h"
 
@@ -42,7 +60,7 @@ INLINE void add_group(const int32_t (*sums)[16], lane_floats scale, const group_
 }
 
 static void multiply_tile(const panel *w, int count, const group_q8 *x, int64_t groups, int tokens, float *out,
-                          int64_t stride) {
+                          int64_t stride, rows_ahead ahead) {
   __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
   for (int block = 0; block < ROW_BLOCKS; block++) {
     float *to = out + block * LANES;
@@ -52,6 +70,7 @@ static void multiply_tile(const panel *w, int count, const group_q8 *x, int64_t 
     for (int i = 0; i < count; i += 2) {
       SUM_GROUP(0, 4, 6, i);
       if (i + 1 < count) SUM_GROUP(1, 5, 7, i + 1);
+      bring_ahead(&ahead); /* two groups and half of the rows at a time: as many calls as groups */
       add_group(sums[0], w->scales[i][block], x + i, groups, acc);
       if (i + 1 < count) add_group(sums[1], w->scales[i + 1][block], x + i + 1, groups, acc);
     }
@@ -67,10 +86,11 @@ static void begin_tiles(void) {}
 static void end_tiles(void) {}
 
 INLINE void multiply_tile_by(const panel *w, int count, const group_q8 *x, int64_t groups, const int tokens, float *out,
-                             int64_t stride) {
+                             int64_t stride, rows_ahead ahead) {
   lane_floats acc[TOKEN_TILE][ROW_BLOCKS];
   for (int m = 0; m < tokens; m++) memcpy(acc[m], out + m * stride, sizeof acc[m]);
   for (int i = 0; i < count; i++) {
+    bring_ahead(&ahead);
     const group_q8 *at[TOKEN_TILE];
     lane_dot dot[TOKEN_TILE][ROW_BLOCKS];
     for (int m = 0; m < tokens; m++) {
@@ -91,14 +111,14 @@ INLINE void multiply_tile_by(const panel *w, int count, const group_q8 *x, int64
 }
 
 static void multiply_tile(const panel *w, int count, const group_q8 *x, int64_t groups, int tokens, float *out,
-                          int64_t stride) {
+                          int64_t stride, rows_ahead ahead) {
   switch (tokens) {
-    case 1: multiply_tile_by(w, count, x, groups, 1, out, stride); break;
-    case 2: multiply_tile_by(w, count, x, groups, 2, out, stride); break;
-    case 3: multiply_tile_by(w, count, x, groups, 3, out, stride); break;
-    case 4: multiply_tile_by(w, count, x, groups, 4, out, stride); break;
-    case 5: multiply_tile_by(w, count, x, groups, 5, out, stride); break;
-    default: multiply_tile_by(w, count, x, groups, 6, out, stride);
+    case 1: multiply_tile_by(w, count, x, groups, 1, out, stride, ahead); break;
+    case 2: multiply_tile_by(w, count, x, groups, 2, out, stride, ahead); break;
+    case 3: multiply_tile_by(w, count, x, groups, 3, out, stride, ahead); break;
+    case 4: multiply_tile_by(w, count, x, groups, 4, out, stride, ahead); break;
+    case 5: multiply_tile_by(w, count, x, groups, 5, out, stride, ahead); break;
+    default: multiply_tile_by(w, count, x, groups, 6, out, stride, ahead);
   }
 }
 
