@@ -20,7 +20,7 @@ const reach = 3 * (config.slidingWindow - 1)
 for (const [options, bound] of [
   [{ precision: 'exact', threads: 2 }, 1e-7],
   [{ precision: 'fast', threads: 3 }, 2e-2],
-  [{ precision: 'exact', threads: 2, cache: 'q8' }, 1e-5],
+  [{ precision: 'exact', threads: 2, cache: 'q8' }, 1e-4], // few queries meet this cache with 15 bits, many as floats
 ] as const) {
   test(`sessions on the cpu device (${JSON.stringify(options)}): random edits, marks and stops, against fresh sessions`, {
     skip,

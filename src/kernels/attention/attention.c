@@ -62,10 +62,10 @@ static piece_plan plan_piece(const attention_args *args, const piece *piece, int
   plan.begin = first_seen(args, piece, piece->start) / PAGE_TOKENS * PAGE_TOKENS;
   const int64_t pages = quotient_up(piece->start + piece->count - plan.begin, PAGE_TOKENS);
 
-  /* Enough shares for all threads, of 8 pages or fewer where a page is read once, and not of less than two pages. */
+  /* Enough shares for all threads, of 16 pages or fewer where a page is read once, and not of less than two pages. */
   const int64_t wanted = 4 * num_threads, whole_heads = args->num_pieces * plan.tiles * args->num_kv_heads;
   int64_t range_pages = pages;
-  if (plan.streamed && pages > 4) range_pages = least(8, most(2, args->num_pieces * plan.tiles * pages / wanted));
+  if (plan.streamed && pages > 4) range_pages = least(16, most(2, args->num_pieces * plan.tiles * pages / wanted));
   else if (!plan.streamed && whole_heads < wanted) range_pages = most(4, pages * whole_heads / wanted);
   plan.ranges = quotient_up(pages, range_pages);
   plan.range_length = range_pages * PAGE_TOKENS;

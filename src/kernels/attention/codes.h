@@ -17,7 +17,8 @@ typedef int16_t vs __attribute__((vector_size(4 * VL), may_alias));
 /* sums + low · a + high · b: products of 16 bits, the two of each lane of 32 added to it. */
 INLINE vi add_pairs(vi sums, vs low, vi a, vs high, vi b) {
 #if defined __AVX512VNNI__ && VL == 16
-  return (vi)_mm512_dpwssd_epi32(_mm512_dpwssd_epi32((__m512i)sums, (__m512i)low, (__m512i)a), (__m512i)high, (__m512i)b);
+  const __m512i first = _mm512_dpwssd_epi32((__m512i)sums, (__m512i)low, (__m512i)a);
+  return (vi)_mm512_dpwssd_epi32(first, (__m512i)high, (__m512i)b);
 #elif defined __AVX2__ && VL == 8
   return sums + ((vi)_mm256_madd_epi16((__m256i)low, (__m256i)a) + (vi)_mm256_madd_epi16((__m256i)high, (__m256i)b));
 #elif defined __SSE2__ && VL == 4
