@@ -67,9 +67,9 @@ typedef struct populate_task {
 } populate_task;
 
 /*
- * Neighbouring slices are in hand at the same time, so the file is read from its beginning to its end. What is to come is
- * left to the system, which reads ahead of a mapping like this in huge pages: asked for it (MADV_WILLNEED), it reads small
- * ones, and where all is in memory it looks for what is missing for longer than anything else takes.
+ * Neighbouring slices are in hand at the same time, so the file is read from its beginning to its end. What is to come
+ * is left to the system, which reads ahead of a mapping like this in huge pages: asked for it (MADV_WILLNEED), it reads
+ * small ones, and where all is in memory it looks for what is missing for longer than anything else takes.
  */
 static void run_populate(pass *p, team *t) {
   populate_task *task = (populate_task *)p;

@@ -37,7 +37,7 @@ const flags =
   '-O3 -std=gnu11 -fPIC -fvisibility=hidden -ffp-contract=fast -fno-math-errno -fno-trapping-math ' +
   '-Wall -Wextra -Werror=implicit-function-declaration -pthread'
 const linkFlags = process.platform === 'darwin' ? '-bundle -undefined dynamic_lookup' : '-shared -pthread -lm'
-const runtime = ['addon', 'chores', 'cores', 'device', 'levels', 'memory', 'pool', 'program']
+const runtime = ['addon', 'chores', 'cores', 'device', 'levels', 'memory', 'pool', 'program', 'values']
 const cure =
   process.platform === 'darwin' ? 'xcode-select --install' : 'on Debian and Ubuntu: apt-get install gcc libc6-dev'
 

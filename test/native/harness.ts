@@ -21,7 +21,7 @@ const sources = {
   /** Everything of the runtime but what speaks to JavaScript and what names the kernels. */
   runtime: [
     'test/native/runtime-harness.c',
-    ...globSync('native/*.c', { cwd: root }).filter(file => !/(addon|levels|kernels)\.c$/.test(file)),
+    ...globSync('native/*.c', { cwd: root }).filter(file => !/(addon|levels|kernels|values)\.c$/.test(file)),
   ],
 }
 export type Harness = keyof typeof sources
