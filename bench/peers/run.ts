@@ -110,7 +110,11 @@ async function oneRun(
     if (peer === 'ik_llama.cpp') return measureIk(gguf, names, lastLine)
     return script('llama.ts', gguf, JSON.stringify(names), String(Date.now()))
   }
-  if (!isCold) await readThrough(side === 'ours' ? [...files, ...keptFiles()] : files)
+  if (!isCold) {
+    // Where memory cannot hold both sides' files, those that were used last would stay, and the others not wholly come.
+    output('disk-read', 'drop', ...(side === 'ours' ? [gguf] : [...weightFiles(folder), ...keptFiles()]))
+    await readThrough(side === 'ours' ? [...files, ...keptFiles()] : files)
+  }
   const before = output('plain-read', 'huge', files[0])
   const taken = await values()
   const after = output('plain-read', 'huge')
