@@ -1,0 +1,142 @@
+import { randomBytes } from 'node:crypto'
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { copyFile, mkdir, readlink, rename, rm, statfs, symlink, writeFile } from 'node:fs/promises'
+import { dirname, join, posix, resolve, sep, toNamespacedPath } from 'node:path'
+import { RequestError } from '../base/errors.ts'
+import { parseJson } from '../base/json.ts'
+import { parseIndex } from '../checkpoint/index-file.ts'
+import { indexName, type Layout } from './plan.ts'
+
+/** OpenAI's models need no owner. */
+const shortNames: Record<string, string> = {
+  'gpt-oss-20b': 'openai/gpt-oss-20b',
+  'gpt-oss-120b': 'openai/gpt-oss-120b',
+}
+
+/** The repository that a name stands for: `owner/name`, or a short one. Undefined where it can be none. */
+export function repositoryOf(name: string): string | undefined {
+  const id = Object.hasOwn(shortNames, name) ? shortNames[name] : name
+  const part = '[A-Za-z0-9](?:[\\w.-]*[A-Za-z0-9_])?'
+  const isName = new RegExp(`^${part}/${part}$`).test(id) && id.length <= 96 && !/--|\.\./.test(id)
+  return isName ? id : undefined
+}
+
+/** Throws RequestError for revisions that could leave their folder. */
+export function checkRevision(revision: string): string {
+  const parts = revision.split('/')
+  if (parts.every(part => /^[\w+.@-]+$/.test(part) && !/^\.+$/.test(part)) && revision.length <= 200) return revision
+  throw new RequestError(`${JSON.stringify(revision)} is no revision: give a branch, a tag or a commit`)
+}
+
+const isCommit = (revision: string) => /^[0-9a-f]{40}$/.test(revision)
+
+/** The folders of one repository in the cache that Python's huggingface_hub uses too. */
+export class RepositoryCache {
+  readonly id: string
+  readonly root: string
+  readonly locks: string
+
+  constructor(cache: string, id: string) {
+    const name = `models--${id.replaceAll('/', '--')}`
+    this.id = id
+    this.root = toNamespacedPath(join(cache, name)) // Windows: paths beyond 255 characters
+    this.locks = toNamespacedPath(join(cache, '.locks', name))
+  }
+
+  get blobs(): string {
+    return join(this.root, 'blobs')
+  }
+
+  blob(etag: string): string {
+    return join(this.blobs, etag)
+  }
+
+  snapshot(commit: string, path = ''): string {
+    return join(this.root, 'snapshots', commit, ...path.split('/'))
+  }
+
+  /** The commit that a revision stood for when it was last downloaded. */
+  commitOf(revision: string): string | undefined {
+    if (isCommit(revision)) return revision
+    const path = join(this.root, 'refs', ...checkRevision(revision).split('/'))
+    if (!existsSync(path)) return undefined
+    const commit = readFileSync(path, 'utf8').trim()
+    return isCommit(commit) ? commit : undefined
+  }
+
+  /** The folder with a whole model of this layout, of any where none is given; undefined where files are missing. */
+  locate(revision: string, layout?: Layout): string | undefined {
+    const commit = this.commitOf(revision)
+    if (commit === undefined) return undefined
+    const snapshot = this.snapshot(commit)
+    const layouts: Layout[] = layout ? [layout] : ['root', 'original']
+    return layouts.some(layout => isWhole(snapshot, layout)) ? snapshot : undefined
+  }
+
+  /** Whether links can be made here. */
+  async canLink(): Promise<boolean> {
+    const probe = this.#temporary()
+    try {
+      await symlink('probe', probe)
+      return (await readlink(probe)) === 'probe'
+    } catch {
+      return false
+    } finally {
+      await rm(probe, { force: true })
+    }
+  }
+
+  /** Gives a blob its name in the snapshot: as a link, or where there are none by moving it or copying it. */
+  async place(commit: string, path: string, etag: string, as: 'link' | 'move' | 'copy'): Promise<void> {
+    const target = this.snapshot(commit, path)
+    await mkdir(dirname(target), { recursive: true })
+    if (as === 'move') return rename(this.blob(etag), target)
+    const temporary = this.#temporary()
+    if (as === 'copy') {
+      await copyFile(this.blob(etag), temporary)
+    } else {
+      const up = '../'.repeat(path.split('/').length + 1)
+      await symlink(posix.join(up, 'blobs', etag).replaceAll('/', sep), temporary, 'file')
+    }
+    await rename(temporary, target)
+  }
+
+  /** Records what a revision stands for now; a commit needs no record. */
+  async writeRef(revision: string, commit: string): Promise<void> {
+    if (isCommit(revision)) return
+    const path = join(this.root, 'refs', ...checkRevision(revision).split('/'))
+    await mkdir(dirname(path), { recursive: true })
+    const temporary = this.#temporary()
+    await writeFile(temporary, commit) // a newline would be taken for a part of the commit
+    await rename(temporary, path)
+  }
+
+  /** The ending lets `hf cache prune` find what a crash left. */
+  #temporary(): string {
+    return join(this.blobs, `${randomBytes(8).toString('hex')}.tutti.incomplete`)
+  }
+}
+
+/** Bytes that this user may still write where `path` is, or will be. */
+export async function freeBytes(path: string): Promise<number> {
+  let folder = resolve(path)
+  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder)
+  const { bavail, bsize } = await statfs(folder)
+  return bavail * bsize
+}
+
+/** Whether a snapshot has every file of a layout that loading needs. Sizes and tensors are checked by loading. */
+function isWhole(snapshot: string, layout: Layout): boolean {
+  const has = (name: string) => statSync(join(snapshot, name), { throwIfNoEntry: false })?.isFile() ?? false
+  const folder = layout === 'root' ? '' : 'original/'
+  if (!has(`${folder}config.json`) && !has('config.json')) return false
+  const index = folder + indexName
+  if (!has(index)) return has(`${folder}model.safetensors`)
+  return shardsOf(join(snapshot, index)).every(shard => has(folder + shard))
+}
+
+/** The files that an index names. Throws CheckpointError. */
+export function shardsOf(path: string): string[] {
+  const index = parseJson(readFileSync(path, 'utf8'))
+  return [...new Set(parseIndex(index instanceof Map ? index : new Map(), path).values())].sort()
+}
