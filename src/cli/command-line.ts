@@ -7,10 +7,11 @@ import { type AnyCommand, exitCodes, type Shell } from './command.ts'
 import { generate } from './generate.ts'
 import { helpOf, overview } from './help.ts'
 import { didYouMean, readArguments } from './options.ts'
+import { pull } from './pull.ts'
 import { render } from './render.ts'
 import { tokens } from './tokens.ts'
 
-export const commands: readonly AnyCommand[] = [chat, generate, tokens, render, bench]
+export const commands: readonly AnyCommand[] = [chat, generate, pull, tokens, render, bench]
 
 /** Runs a command line in this process and sets its exit code. */
 export async function main(args: readonly string[]): Promise<void> {
