@@ -1,4 +1,3 @@
-import { RequestError } from '../base/errors.ts'
 import type { PullProgress } from '../hub/progress.ts'
 import { type Pulled, pull as pullModel } from '../hub/pull.ts'
 import { defineCommand, exitCodes } from './command.ts'
@@ -29,7 +28,8 @@ export const pull = defineCommand({
   async run({ values, positionals }, shell) {
     const [name] = positionals
     if (name === undefined || positionals.length > 1) {
-      throw new RequestError('give one model: tutti pull gpt-oss-20b')
+      shell.stderr.write('tutti: give one model: tutti pull gpt-oss-20b (see tutti pull --help)\n')
+      return exitCodes.usage
     }
     const status = new StatusLine(shell.stderr)
     const say = (line: string) => {
@@ -66,7 +66,7 @@ export function showPull(progress: PullProgress): string {
   const { step, file, doneBytes, totalBytes, checkedBytes, bytesPerSecond, secondsLeft } = progress
   const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(2)
   const done = step === 'downloading' ? doneBytes : checkedBytes
-  const speed = bytesPerSecond && `${(bytesPerSecond / 1e6).toPrecision(3)} MB/s`
+  const speed = bytesPerSecond && `${Math.round(bytesPerSecond / 1e5) / 10} MB/s`
   const left = secondsLeft && `${showSeconds(Math.ceil(secondsLeft))} left`
   const what = step === 'checking' ? `checking ${file}` : ''
   return [what, `${gigabytes(done)} of ${gigabytes(totalBytes)} GB`, speed, left].filter(Boolean).join(', ')
