@@ -12,10 +12,11 @@ import { layerNames, outerNames } from '../src/checkpoint/names.ts'
 import { openFolder } from '../src/checkpoint/source.node.ts'
 import { ReferenceDevice } from '../src/device/reference.ts'
 import { readConfig } from '../src/model/config.ts'
+import { publishedConfig } from '../src/model/published.ts'
 import { checkTensors } from '../src/model/tensors.ts'
 import { behaves, checkWeights, report } from './check-weights.ts'
 import { toFloat16 } from './gguf.ts'
-import { makeCheckpoint, publishedConfig } from './make-checkpoint.ts'
+import { makeCheckpoint } from './make-checkpoint.ts'
 
 const config = {
   ...publishedConfig('20b'),

@@ -19,6 +19,7 @@ import { type Layout, layerOf } from '../src/checkpoint/names.ts'
 import { safetensorsHeader, type TensorDeclaration } from '../src/checkpoint/write.ts'
 import { openDevice } from '../src/device/open.node.ts'
 import { type ModelConfig, readConfig } from '../src/model/config.ts'
+import { publishedConfig } from '../src/model/published.ts'
 import { type ExpectedTensor, expectedTensors } from '../src/model/tensors.ts'
 import { behaves, checkWeights, report } from './check-weights.ts'
 import { ggufSections } from './gguf.ts'
@@ -220,23 +221,6 @@ function configJson(config: ModelConfig, layout: Layout): Record<string, unknown
       truncate: false,
     },
   }
-}
-
-/** The published models, which differ in two numbers. */
-export function publishedConfig(model: '20b' | '120b'): ModelConfig {
-  const fields = {
-    num_hidden_layers: model === '20b' ? 24 : 36,
-    num_experts: model === '20b' ? 32 : 128,
-    experts_per_token: 4,
-    vocab_size: 201088,
-    hidden_size: 2880,
-    intermediate_size: 2880,
-    head_dim: 64,
-    num_attention_heads: 64,
-    num_key_value_heads: 8,
-    sliding_window: 128,
-  }
-  return readConfig(new Map(Object.entries(fields)), model)
 }
 
 async function main(): Promise<void> {

@@ -8,7 +8,14 @@ import { chooseContext, type MemoryPlan, showBytes } from './model/memory.ts'
 import { modelName } from './model/name.ts'
 import { checkTensors } from './model/tensors.ts'
 import { Transformer } from './model/transformer.ts'
-import { loadWeights, planWeights, roundableMatrices, type WeightPlan } from './model/weights.ts'
+import {
+  loadWeights,
+  type Paging,
+  planPaging,
+  planWeights,
+  roundableMatrices,
+  type WeightPlan,
+} from './model/weights.ts'
 
 export interface OpenOptions {
   folder: Folder
@@ -54,10 +61,10 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
     const bytes = planWeights(device, checkpoint, config)
     const sizes = { device, weights: bytes, maxChunk, maxSessions }
     const { contextLength, plan } = chooseContext(config, availableMemory, sizes, options.contextLength)
-    const missing = plan.total + bytes.mapped - bytes.mappedEmbedding - availableMemory
-    const notice = missing > 0 ? await paging(checkpoint, bytes, missing) : undefined
+    const paging = planPaging(bytes, plan.total, availableMemory)
+    const notice = paging && (await explainPaging(checkpoint, bytes, paging))
     const weights = await loadWeights(device, checkpoint, config, {
-      populate: missing <= 0,
+      populate: !paging,
       signal,
       onProgress: done => onProgress?.(done, checkpoint.byteLength),
     })
@@ -80,15 +87,14 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
   }
 }
 
-/** What to expect where `missing` bytes of the mapped weights have no room in memory. */
-async function paging(checkpoint: Checkpoint, weights: WeightPlan, missing: number): Promise<string> {
-  const { mapped, mappedExperts, mappedEmbedding, expertShare } = weights
-  // What every token reads stays in memory longest; beyond the experts, it has to come from the disk whole.
-  const bytesPerToken = expertShare * Math.min(missing, mappedExperts) + Math.max(0, missing - mappedExperts)
+/** What to expect where some of the mapped weights have no room in memory. */
+async function explainPaging(checkpoint: Checkpoint, weights: WeightPlan, paging: Paging): Promise<string> {
+  const { mapped, mappedEmbedding } = weights
+  const { missing, perToken } = paging
   const disk = await readSpeed([...checkpoint.tensors.values()].filter(tensor => tensor.dataType === 'U8'))
   return (
     `${showBytes(missing)} of the ${showBytes(mapped - mappedEmbedding)} of weights that are used where they lie on the ` +
-    `disk find no room in memory, and are read again and again. Expect some ${showSpeed(disk / bytesPerToken)} at most: ` +
+    `disk find no room in memory, and are read again and again. Expect some ${showSpeed(disk / perToken)} at most: ` +
     `reads gave ${(disk / 1e9).toPrecision(2)} GB/s just now. Close other programs, or take a machine with more memory`
   )
 }

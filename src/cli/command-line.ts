@@ -4,6 +4,7 @@ import { load } from '../index.ts'
 import { bench } from './bench.ts'
 import { chat } from './chat.ts'
 import { type AnyCommand, exitCodes, type Shell } from './command.ts'
+import { doctor } from './doctor.ts'
 import { generate } from './generate.ts'
 import { helpOf, overview } from './help.ts'
 import { didYouMean, readArguments } from './options.ts'
@@ -11,7 +12,7 @@ import { pull } from './pull.ts'
 import { render } from './render.ts'
 import { tokens } from './tokens.ts'
 
-export const commands: readonly AnyCommand[] = [chat, generate, pull, tokens, render, bench]
+export const commands: readonly AnyCommand[] = [chat, generate, pull, tokens, render, bench, doctor]
 
 /** Runs a command line in this process and sets its exit code. */
 export async function main(args: readonly string[]): Promise<void> {

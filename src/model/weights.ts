@@ -31,7 +31,13 @@ export function roundableMatrices(checkpoint: Checkpoint, config: ModelConfig): 
   return matrices
 }
 
-export function planWeights(device: Device, checkpoint: Checkpoint, config: ModelConfig): WeightPlan {
+export function planWeights(
+  device: Pick<Device, 'weightBytes'>,
+  checkpoint: Pick<Checkpoint, 'layout'> & {
+    readonly tensors: { get(name: string): Omit<StoredTensor, 'read'> | undefined }
+  },
+  config: ModelConfig,
+): WeightPlan {
   let [own, mapped, ownRead, mappedRead, mappedExperts, mappedEmbedding] = [0, 0, 0, 0, 0, 0]
   const expertShare = config.expertsPerToken / config.numExperts
   for (const { name, part } of expectedTensors(config, checkpoint.layout)) {
@@ -50,6 +56,21 @@ export function planWeights(device: Device, checkpoint: Checkpoint, config: Mode
   }
   const perToken = { own: ownRead, mapped: mappedRead }
   return { own, mapped, perToken, mappedExperts, expertShare, mappedEmbedding }
+}
+
+/** Bytes that find no room in memory, and how many of them have to come from the disk for every token. */
+export interface Paging {
+  readonly missing: number
+  readonly perToken: number
+}
+
+/** What a process of `ownBytes` beside these weights reads again and again where so much memory can be taken, if it does. */
+export function planPaging(weights: WeightPlan, ownBytes: number, available: number): Paging | undefined {
+  const { mapped, mappedExperts, mappedEmbedding, expertShare } = weights
+  const missing = ownBytes + mapped - mappedEmbedding - available
+  if (missing <= 0) return undefined
+  // What every token reads stays in memory longest; beyond the experts, it has to come from the disk whole.
+  return { missing, perToken: expertShare * Math.min(missing, mappedExperts) + Math.max(0, missing - mappedExperts) }
 }
 
 /**
