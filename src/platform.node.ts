@@ -6,19 +6,25 @@ import { Worker } from 'node:worker_threads'
 import { RequestError } from './base/errors.ts'
 import type { DeviceOptions } from './device/options.ts'
 import type { FromWorker, WorkerPort } from './engine/worker-protocol.ts'
+import { findPulled, repositoryOf } from './hub/hub-cache.ts'
 
-/** Where a model's files lie, by the name or path that a person gave. */
+/** Where a model's files lie, by the path or the name that a person gave: `nano`, or one that was pulled. */
 export function locateModel(name: string): string {
   if (name === 'nano' || name === 'gpt-oss-nano') return fileURLToPath(new URL('../models/nano', import.meta.url))
   const path = resolve(name)
   if (existsSync(path)) return statSync(path).isDirectory() ? path : join(path, '..')
+  return findPulled(name) ?? refuseModel(name, path)
+}
+
+function refuseModel(name: string, path: string): never {
   const looksLikePath = isAbsolute(name) || name.startsWith('.') || name.includes('/')
-  throw new RequestError(
-    looksLikePath
-      ? `there is no folder ${path}: give the folder that holds config.json and the .safetensors files`
-      : `there is no model "${name}" and no folder ${path}: say "nano" for the embedded one, or give a model's folder`,
-    { param: 'model' },
-  )
+  const cure = 'give the folder that holds config.json and the .safetensors files'
+  let problem = `there is no model "${name}" and no folder ${path}: say nano, gpt-oss-20b or gpt-oss-120b, or ${cure}`
+  if (looksLikePath) problem = `there is no folder ${path}: ${cure}`
+  if (repositoryOf(name) !== undefined) {
+    problem = `${name} is not downloaded, and there is no folder ${path}: run tutti pull ${name}, or ${cure}`
+  }
+  throw new RequestError(problem, { param: 'model' })
 }
 
 /** Bytes of memory that can be taken without the machine beginning to swap. */

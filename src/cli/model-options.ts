@@ -5,7 +5,7 @@ import { StatusLine } from './terminal.ts'
 
 /** What chat and generate have in common. */
 export const modelOptions = {
-  model: text('NAME', 'nano (default, embedded), or the folder of a gpt-oss checkpoint'),
+  model: text('NAME', 'nano (default, embedded), one that was pulled, or a model’s folder'),
   reasoning: oneOf(['low', 'medium', 'high'], 'how long the model may think: default medium, for nano low'),
   developer: text('TEXT', 'instructions that outrank the prompt'),
   context: wholeNumber(1, 'tokens of prompt and answer together: default what model and memory allow'),

@@ -5,6 +5,7 @@ import { dirname, join, posix, resolve, sep, toNamespacedPath } from 'node:path'
 import { RequestError } from '../base/errors.ts'
 import { parseJson } from '../base/json.ts'
 import { parseIndex } from '../checkpoint/index-file.ts'
+import { readEnvironment } from './environment.ts'
 import { indexName, type Layout } from './plan.ts'
 
 /** OpenAI's models need no owner. */
@@ -19,6 +20,12 @@ export function repositoryOf(name: string): string | undefined {
   const part = '[A-Za-z0-9](?:[\\w.-]*[A-Za-z0-9_])?'
   const isName = new RegExp(`^${part}/${part}$`).test(id) && id.length <= 96 && !/--|\.\./.test(id)
   return isName ? id : undefined
+}
+
+/** The folder of a model that was pulled, or that Python's libraries downloaded; undefined where there is no whole one. */
+export function findPulled(name: string, environment = readEnvironment()): string | undefined {
+  const id = repositoryOf(name)
+  return id && new RepositoryCache(environment.cache, id).locate('main')
 }
 
 /** Throws RequestError for revisions that could leave their folder. */
@@ -39,8 +46,8 @@ export class RepositoryCache {
   constructor(cache: string, id: string) {
     const name = `models--${id.replaceAll('/', '--')}`
     this.id = id
-    this.root = toNamespacedPath(join(cache, name)) // Windows: paths beyond 255 characters
-    this.locks = toNamespacedPath(join(cache, '.locks', name))
+    this.root = join(cache, name)
+    this.locks = join(cache, '.locks', name)
   }
 
   get blobs(): string {
@@ -48,11 +55,11 @@ export class RepositoryCache {
   }
 
   blob(etag: string): string {
-    return join(this.blobs, etag)
+    return reachable(join(this.blobs, etag))
   }
 
   snapshot(commit: string, path = ''): string {
-    return join(this.root, 'snapshots', commit, ...path.split('/'))
+    return reachable(join(this.root, 'snapshots', commit, ...path.split('/')))
   }
 
   /** The commit that a revision stood for when it was last downloaded. */
@@ -116,6 +123,9 @@ export class RepositoryCache {
     return join(this.blobs, `${randomBytes(8).toString('hex')}.tutti.incomplete`)
   }
 }
+
+/** Windows reads paths beyond 255 characters only in another spelling; elsewhere this changes nothing. */
+const reachable = (path: string) => (path.length > 255 ? toNamespacedPath(path) : path)
 
 /** Bytes that this user may still write where `path` is, or will be. */
 export async function freeBytes(path: string): Promise<number> {
