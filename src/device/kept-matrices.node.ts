@@ -1,7 +1,7 @@
-import { createHash } from 'node:crypto'
 import { unlinkSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readdir, realpath, rename, stat, statfs, unlink, utimes } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { digest, partialPath, removePartials, unusedForMs, writeWhole } from '../base/cache-files.node.ts'
 import type { StoredTensor } from '../kernels/tensor.ts'
 import type { Native, NativeDevice } from './native.node.ts'
 
@@ -24,10 +24,8 @@ export interface KeepOptions {
 
 const mib = 2 ** 20
 const ending = '.q8'
-const partial = /^\.(\d+)-[0-9a-f]+\.partial$/
 /** Copied at a time, by the thread that runs JavaScript. */
 const pieceBytes = 4 * mib
-const unusedForMs = 30 * 24 * 3600e3
 
 /** Bytes of a matrix in 8 bits: rows in panels of 16, a scale for every 32 columns. */
 export const q8Bytes = ([rows, cols]: readonly number[]): number =>
@@ -88,8 +86,8 @@ export async function recallMatrices(
     const identity = await identify(memory, matrices)
     const layout = layOut(identity, matrices)
     const place = join(folder, 'matrices')
-    const source = hash(await realpath(dirname(matrices[0][0].location!.path)))
-    const name = { source, identity: hash(layout.header), folder: place }
+    const source = digest(await realpath(dirname(matrices[0][0].location!.path)))
+    const name = { source, identity: digest(layout.header), folder: place }
     const found = await findFile(memory, layout, name)
     return found ?? (await startFile(memory, layout, name, options.spareBytes))
   } catch (error) {
@@ -148,7 +146,7 @@ async function samples(tensors: readonly StoredTensor[]): Promise<string> {
       }),
     ),
   )
-  return hash(...taken)
+  return digest(...taken)
 }
 
 /** What these kernels make of some numbers: a file bears it, so that nothing made by other rules is ever used. */
@@ -165,7 +163,7 @@ async function probe({ native, device }: MatrixMemory): Promise<string> {
   const codes = new Uint8Array(q8Bytes([rows, cols]))
   native.readCodes(device, made!, 0, codes)
   native.release(device, made!)
-  return hash(codes)
+  return digest(codes)
 }
 
 function layOut(identity: string, matrices: readonly Parts[]): Layout {
@@ -188,12 +186,6 @@ const shapeOf = (parts: Parts): [rows: number, cols: number] => [
   parts.reduce((rows, part) => rows + part.shape[0], 0),
   parts[0].shape[1],
 ]
-
-function hash(...pieces: (string | Uint8Array)[]): string {
-  const sum = createHash('sha256')
-  for (const piece of pieces) sum.update(piece)
-  return sum.digest('hex').slice(0, 24)
-}
 
 /* ---- a file that is there */
 
@@ -284,24 +276,8 @@ async function startFile(
   if (free < wanted) {
     return notKept(`${folder} has ${Math.floor(free / mib)} MiB free, and ${Math.ceil(wanted / mib)} MiB are wanted`)
   }
-  const path = join(folder, `.${process.pid}-${hash(String(Math.random()), name.identity)}.partial`)
+  const path = partialPath(folder)
   return new MadeMatrices(memory, layout, name, { path, handle: await open(path, 'wx', 0o600) })
-}
-
-/** What processes left that ended in the middle. */
-async function removePartials(folder: string): Promise<void> {
-  for (const name of await readdir(folder)) {
-    const pid = Number(partial.exec(name)?.[1] ?? 0)
-    if (pid > 0 && !isAlive(pid)) await unlink(join(folder, name)).catch(() => {})
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0)
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
 }
 
 class MadeMatrices implements KeptMatrices {
@@ -392,13 +368,6 @@ class MadeMatrices implements KeptMatrices {
 
   async settled(): Promise<void> {
     for (let work: Promise<void> | undefined; work !== this.#work; ) await (work = this.#work)
-  }
-}
-
-async function writeWhole(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let at = 0; at < bytes.length; ) {
-    const { bytesWritten } = await handle.write(bytes, at, bytes.length - at, position + at)
-    at += bytesWritten
   }
 }
 
