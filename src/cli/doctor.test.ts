@@ -38,8 +38,8 @@ describe('tutti doctor', () => {
   it('needs no files to tell of the published models', async () => {
     const { code, stdout } = await new FakeShell().run('doctor', '--device=reference', '--context=4096')
     assert.equal(code, 0)
-    assert.match(stdout, /\ngpt-oss-20b: .*\n/)
-    assert.match(stdout, /\ngpt-oss-120b: .*\n/)
+    assert.match(stdout, /\ngpt-oss-20b .*: .*\n/)
+    assert.match(stdout, /\ngpt-oss-120b .*: .*\n/)
     assert.match(stdout, / 12\.8 GiB | 13\.\d GiB /)
     assert.match((await new FakeShell().run('doctor', '--device=reference', '--model=gpt-oss-120b')).stdout, /120b/)
   })

@@ -6,11 +6,12 @@ import { CpuDevice } from '../device/cpu.node.ts'
 import { loadNative } from '../device/native.node.ts'
 import { openDevice } from '../device/open.node.ts'
 import type { DeviceOptions } from '../device/options.ts'
-import { type Candidate, diagnose, machineAdvice } from '../hub/doctor.ts'
+import { type Candidate, type Diagnosis, diagnose, machineAdvice } from '../hub/doctor.ts'
 import { declaredTensors } from '../hub/doctor-headers.ts'
 import { inspectMachine } from '../hub/doctor-machine.ts'
 import { measureSpeeds, type Speeds } from '../hub/doctor-measure.ts'
 import { type Report, showReport } from '../hub/doctor-report.ts'
+import { findPulled } from '../hub/hub-cache.ts'
 import type { Device } from '../kernels/ops.ts'
 import { type ModelConfig, readConfig } from '../model/config.ts'
 import { modelName } from '../model/name.ts'
@@ -76,39 +77,22 @@ interface Wish {
 async function examine({ model, context, options, signal }: Wish): Promise<Report> {
   const machine = inspectMachine(loadNative(), availableMemory())
   const asked = await subjects(model)
-  const models: Report['models'][number][] = []
+  const models: Diagnosis[] = []
   const measured = new Map<string, Speeds>()
   try {
-    for (const { name, path, config, checkpoint } of asked) {
+    for (const subject of asked) {
       const { device } = openDevice(options)
       const small = openDevice({ ...options, cache: 'q8' }).device
-      const exact = openDevice({ ...options, precision: 'exact' }).device
-      const { precision = 'fast', cache = 'bf16', threads } = options
       try {
-        if (checkpoint) await device.recall?.(roundableMatrices(checkpoint, config))
-        const tensors = checkpoint ?? declaredTensors(config)
-        const { perToken } = planWeights(exact, tensors, config)
-        const candidate: Candidate = {
-          name,
-          path,
-          config,
-          device,
-          weights: planWeights(device, tensors, config),
-          ...(cache !== 'q8' && { smallCache: small }),
-          choices: {
-            device: device instanceof CpuDevice ? 'cpu' : 'reference',
-            precision,
-            cache,
-            threads,
-            exactBytes: perToken.own + perToken.mapped,
-          },
-        }
+        const candidate = await candidateOf(subject, { device, small }, options)
         const asIs = diagnose(candidate, { machine, wanted: context })
+        const { config, checkpoint } = subject
         const speeds = asIs.refusal === undefined ? await speedsOf(device, config, measured, signal) : undefined
         const disk = checkpoint && asIs.chosen.paging && (await readSpeed(expertsOf(checkpoint)))
         models.push(diagnose(candidate, { machine, speeds, disk, wanted: context }))
       } finally {
-        for (const opened of [device, small, exact]) opened.close()
+        device.close()
+        small.close()
       }
     }
   } finally {
@@ -116,6 +100,35 @@ async function examine({ model, context, options, signal }: Wish): Promise<Repor
   }
   const [speeds] = measured.values()
   return { machine, ...(speeds && { speeds }), models, advice: machineAdvice(machine) }
+}
+
+/** The subject as the device would hold it, and other choices for comparison. */
+async function candidateOf(
+  { name, path, config, checkpoint }: Subject,
+  { device, small }: { device: Device; small: Device },
+  options: DeviceOptions,
+): Promise<Candidate> {
+  const { precision = 'fast', cache = 'bf16', threads } = options
+  if (checkpoint) await device.recall?.(roundableMatrices(checkpoint, config))
+  const tensors = checkpoint ?? declaredTensors(config)
+  const exact = openDevice({ ...options, precision: 'exact' }).device
+  const { perToken } = planWeights(exact, tensors, config)
+  exact.close()
+  return {
+    name,
+    path,
+    config,
+    device,
+    weights: planWeights(device, tensors, config),
+    ...(cache !== 'q8' && { smallCache: small }),
+    choices: {
+      device: device instanceof CpuDevice ? 'cpu' : 'reference',
+      precision,
+      cache,
+      threads,
+      exactBytes: perToken.own + perToken.mapped,
+    },
+  }
 }
 
 interface Subject {
@@ -127,18 +140,25 @@ interface Subject {
 
 const published = ['20b', '120b'] as const
 
-/** The model that is named, or both published ones. */
+/** The model that is named, or both published ones; those that were not downloaded are known all the same. */
 async function subjects(model: string | undefined): Promise<Subject[]> {
-  const all = published.map(size => ({ name: `gpt-oss-${size}`, config: publishedConfig(size) }))
-  if (model === undefined) return all
-  const known = all.find(({ name }) => [name, `openai/${name}`].includes(model))
-  if (known) return [known]
-  const path = locateModel(model)
+  const all = published.map(size => ({ name: `gpt-oss-${size}`, size }))
+  const named = all.filter(({ name }) => model === undefined || [name, `openai/${name}`].includes(model))
+  if (model !== undefined && named.length === 0) return [await openSubject(locateModel(model))]
+  const opened: Subject[] = []
+  for (const { name, size } of named) {
+    const path = findPulled(name)
+    opened.push(path === undefined ? { name, config: publishedConfig(size) } : await openSubject(path))
+  }
+  return opened
+}
+
+async function openSubject(path: string): Promise<Subject> {
   const checkpoint = await openCheckpoint(await openFolder(path))
   try {
     const config = readConfig(checkpoint.config, checkpoint.configPath)
     checkTensors(checkpoint, config)
-    return [{ name: modelName(config), path, config, checkpoint }]
+    return { name: modelName(config), path, config, checkpoint }
   } catch (error) {
     await checkpoint.close()
     throw error

@@ -14,7 +14,7 @@ export interface LayerTime {
   readonly experts: number
 }
 
-/** What the kernels of this machine took for random weights of a model's config. */
+/** What the kernels of this machine took for random weights of a model's widths. */
 export interface Speeds {
   /** Bytes a second of plain reads, from memory in pages of 2 MiB and of 4 KiB. */
   readonly reads: { readonly huge: number; readonly small: number }

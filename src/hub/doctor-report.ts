@@ -58,7 +58,7 @@ function showCpus({ logicalCpus, allowedCpus, allowedCores, cpuQuota }: Machine)
 
 function showModel({ name, path, device, needs, chosen, refusal, speed, why, advice }: Diagnosis): string[] {
   return [
-    `${name}${path === undefined ? '' : ` in ${path}`}: ${headline(chosen.verdict, speed)}`,
+    `${name}${path === undefined ? ` (tutti pull ${name} downloads it)` : ` in ${path}`}: ${headline(chosen.verdict, speed)}`,
     ...(refusal === undefined
       ? [row('would run on', device), ...why.map(reason => row('', reason)), row('needs', showParts(chosen))]
       : [row('loading would say', refusal)]),

@@ -243,7 +243,7 @@ const expectedReport = `This machine
   memory             32.0 GiB, 20.0 GiB available; this process may use 24.0 GiB
   memory speed       30 GB/s in pages of 4 KiB, 34 GB/s in 2 MiB
 
-gpt-oss-20b: fits, expect about 9.0 tokens/s
+gpt-oss-20b (tutti pull gpt-oss-20b downloads it): fits, expect about 9.0 tokens/s
   would run on       cpu (avx2, 2 threads, fast)
                      2 threads: one for each core that this process gets
                      precision fast: a token reads 2.57 GB of weights, and 3.70 GB with exact
@@ -256,7 +256,7 @@ gpt-oss-20b: fits, expect about 9.0 tokens/s
                       32768 tokens:  2.6 GiB + 10.6 GiB of files: fits
                      131072 tokens:  5.0 GiB + 10.6 GiB of files: fits
 
-gpt-oss-120b: runs, but reads some of its weights from the disk again and again, expect about 1.2 tokens/s
+gpt-oss-120b (tutti pull gpt-oss-120b downloads it): runs, but reads some of its weights from the disk again and again, expect about 1.2 tokens/s
   would run on       cpu (avx2, 2 threads, fast)
                      2 threads: one for each core that this process gets
                      precision fast: a token reads 3.56 GB of weights, and 3.70 GB with exact
