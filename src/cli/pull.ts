@@ -36,7 +36,8 @@ export const pull = defineCommand({
       status.clear()
       shell.stderr.write(`${safeFor(shell.stderr, line)}\n`)
     }
-    if (!shell.stderr.isTTY) say(`pulling ${name}`)
+    if (shell.stderr.isTTY) status.show(`pulling ${name}: asking the hub…`)
+    else say(`pulling ${name}`)
     let pulled: Pulled | undefined
     try {
       const done = await interruptible(shell, async signal => {

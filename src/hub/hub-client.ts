@@ -164,7 +164,7 @@ export class HubClient {
         const text = await this.#text(response, signal)
         throw this.#refusal(response, atHub, what, text)
       }
-      response.destroy()
+      discard(response)
       const target = URL.parse(location, url.href)
       if (!target || !/^https?:$/.test(target.protocol)) {
         throw new CheckpointError(`${url.host} sends on to ${location}, which is no web address`)
@@ -272,6 +272,13 @@ function isPrivate({ protocol, hostname }: URL): boolean {
 }
 
 const isRedirect = ({ statusCode }: IncomingMessage) => [301, 302, 303, 307, 308].includes(statusCode ?? 0)
+/** Reads away what a redirect says, so that its connection serves the next request; nobody says much there. */
+function discard(response: IncomingMessage): void {
+  response.on('error', () => {})
+  if (Number(response.headers['content-length'] ?? Infinity) <= 65_536) response.resume()
+  else response.destroy()
+}
+
 const messageOf = (error: unknown) => (error instanceof Error && error.message) || String(error)
 
 function unreachable(url: URL, error: Error): Unreachable {

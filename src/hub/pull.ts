@@ -23,8 +23,9 @@ export interface PullOptions {
   onProgress?: (progress: PullProgress) => void
   /** Called once when another process downloads a file that is needed here too. */
   onWait?: (pid: number) => void
-  /** For tests: smaller parts, shorter waits. */
+  /** For tests: smaller parts and disks, shorter waits. */
   partBytes?: number
+  spareBytes?: number
   wait?: ClientOptions['wait']
 }
 
@@ -43,7 +44,7 @@ export interface Pulled {
 const usualPartBytes = 64 * 2 ** 20
 const numConnections = 4
 /** Room that a download leaves on the disk. */
-const spareBytes = 2 ** 30
+const usualSpareBytes = 2 ** 30
 
 /**
  * Downloads a model into the cache that Python's huggingface_hub shares, or finds it there: every file is hashed, and
@@ -163,9 +164,10 @@ class Pull {
     }
     if (missing === 0) return
     const free = await freeBytes(this.#cache.root)
+    const { spareBytes = usualSpareBytes } = this.#target
     if (free >= missing + spareBytes) return
     throw new DeviceError(
-      `${this.#cache.id} needs ${gigabytes(missing)} more and 1.07 GB to spare, and the disk that holds ` +
+      `${this.#cache.id} needs ${gigabytes(missing)} more and ${gigabytes(spareBytes)} to spare, and the disk that holds ` +
         `${this.#cache.root} has ${gigabytes(free)} free: make room, or set HF_HOME to a folder on another disk`,
     )
   }
