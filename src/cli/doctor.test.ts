@@ -9,17 +9,22 @@ import { FakeShell } from './testing.ts'
 const hasKernels = typeof loadNative() !== 'string'
 
 describe('tutti doctor', () => {
-  it('tells of a model that is there, and how fast it would be', async () => {
-    const { code, stdout, stderr } = await new FakeShell().run('doctor', '--model=nano', '--context=1000')
+  it('tells of a model that is there', async () => {
+    const { code, stdout, stderr } = await new FakeShell().run(
+      'doctor',
+      '--model=nano',
+      '--device=reference',
+      '--context=1000',
+    )
     assert.equal(code, 0, stderr)
     assert.equal(stderr, '')
     assert.match(stdout, /^This machine\n {2}processor {2,}\S.*\n/)
-    assert.match(stdout, /\ngpt-oss-nano in \S+models\/nano: fits, (expect about [\d.]+ tokens\/s|but)/)
+    assert.match(stdout, /\ngpt-oss-nano in \S+models\/nano: fits, but runs some hundred times slower/)
     assert.match(stdout, /\n {2,}1000 tokens of context, as was asked for\n/)
     assert.doesNotMatch(stdout, /NaN|undefined|Infinity/)
   })
 
-  it('prints an object with --json', async () => {
+  it('measures, and prints an object with --json', async () => {
     const { code, stdout } = await new FakeShell().run('doctor', '--model=nano', '--json')
     assert.equal(code, 0)
     const report = JSON.parse(stdout)

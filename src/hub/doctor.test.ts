@@ -178,6 +178,18 @@ describe('predicted speed', () => {
     )
   })
 
+  it('stays a speed where a busy machine measured nonsense', () => {
+    const layers = speeds.layers.map((time, n) => ({ ...time, experts: time.layer / (n + 1) }))
+    const attention = [
+      { tokens: 128, full: 0.7, windowed: 0 },
+      { tokens: 512, full: 0, windowed: 1.5 },
+    ]
+    for (const tokens of [64, 512, 4096]) {
+      const seconds = prefillSeconds(config20b, { ...speeds, layers, attention }, tokens)
+      assert.ok(seconds > 0 && seconds < Infinity, `${seconds}`)
+    }
+  })
+
   it('where weights are read from the disk: their time is added, once for a prompt', () => {
     const { chosen } = diagnose(candidate('120b'), { machine: machine(16 * gib), speeds })
     const { perToken, missing } = chosen.paging!

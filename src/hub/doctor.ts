@@ -200,17 +200,20 @@ function attentionBeyond({ attention, layers }: Speeds, tokens: number): { full:
     )
   const counted = perToken('full', measured)
   return {
-    full: tokens * (perToken('full', tokens) - counted),
-    windowed: tokens * (perToken('windowed', tokens) - counted),
+    full: tokens * Math.max(0, perToken('full', tokens) - counted),
+    windowed: tokens * Math.max(0, perToken('windowed', tokens) - counted),
   }
 }
 
-/** The value at x of the lines through points with rising x; the outer lines go on. */
+/**
+ * The value at x of the lines through points with rising x. Beyond the last, its line goes on, unless it falls: more work
+ * takes no less time, whatever a busy machine measured.
+ */
 function onLines(points: readonly (readonly [x: number, y: number])[], x: number): number {
   const index = points.findIndex(point => point[0] >= x)
   const right = Math.min(Math.max(index < 0 ? points.length - 1 : index, 1), points.length - 1)
   const [[x0, y0], [x1, y1]] = [points[right - 1], points[right]]
-  return y0 + ((y1 - y0) * (x - x0)) / (x1 - x0)
+  return x > x1 && y1 < y0 ? y1 : y0 + ((y1 - y0) * (x - x0)) / (x1 - x0)
 }
 
 /* ---- advice */
