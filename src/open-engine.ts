@@ -3,7 +3,7 @@ import { readSpeed } from './checkpoint/read-speed.ts'
 import type { Folder } from './checkpoint/source.ts'
 import { LocalEngine } from './engine/local-engine.ts'
 import type { Device } from './kernels/ops.ts'
-import { readConfig } from './model/config.ts'
+import { type ModelConfig, readConfig } from './model/config.ts'
 import { chooseContext, type MemoryPlan, showBytes } from './model/memory.ts'
 import { modelName } from './model/name.ts'
 import { checkTensors } from './model/tensors.ts'
@@ -19,6 +19,8 @@ import {
 
 export interface OpenOptions {
   folder: Folder
+  /** Opens it, converting what it has to, if it can; `openCheckpoint` by default, which does not. */
+  open?: (folder: Folder, options: ConvertOptions) => Promise<Checkpoint>
   /** Closed where loading fails. */
   device: Device
   /** Tokens; by default as many as the model was made for and the memory allows. */
@@ -34,6 +36,13 @@ export interface OpenOptions {
   maxSessions?: number
 }
 
+/** How a checkpoint is converted: `check` throws where what it will be is no model for this machine. */
+interface ConvertOptions {
+  check: (checkpoint: Checkpoint) => void
+  onProgress: (done: number, total: number) => void
+  signal?: AbortSignal
+}
+
 export interface OpenedModel {
   model: Transformer
   contextLength: number
@@ -43,7 +52,7 @@ export interface OpenedModel {
   weights: WeightPlan
   /** Why the model runs slower than this machine could, if it does. */
   notice?: string
-  /** Where rounded matrices come from or go to, or why they are not kept, if there is something to tell. */
+  /** Where files of our own making lie, or why there are none, if there is something to tell. */
   kept?: string
 }
 
@@ -53,20 +62,35 @@ export interface OpenedModel {
  */
 export async function openModel(options: OpenOptions): Promise<OpenedModel> {
   const { folder, device, availableMemory, onProgress, signal, maxChunk = device.maxChunk, maxSessions = 8 } = options
-  const checkpoint = await openCheckpoint(folder)
-  try {
+  const check = (checkpoint: Checkpoint) => {
     const config = readConfig(checkpoint.config, checkpoint.configPath)
     checkTensors(checkpoint, config)
-    const kept = await device.recall?.(roundableMatrices(checkpoint, config))
+    return config
+  }
+  const planMemory = (checkpoint: Checkpoint, config: ModelConfig) => {
     const bytes = planWeights(device, checkpoint, config)
     const sizes = { device, weights: bytes, maxChunk, maxSessions }
-    const { contextLength, plan } = chooseContext(config, availableMemory, sizes, options.contextLength)
+    return { bytes, ...chooseContext(config, availableMemory, sizes, options.contextLength) }
+  }
+  let converted = 0
+  let checkpoint: Checkpoint | undefined
+  try {
+    checkpoint = await (options.open ?? openCheckpoint)(folder, {
+      check: planned => planMemory(planned, check(planned)),
+      onProgress: (done, total) => onProgress?.((converted = done), total),
+      signal,
+    })
+    const config = check(checkpoint)
+    const recalled = await device.recall?.(roundableMatrices(checkpoint, config))
+    const kept = [checkpoint.note, recalled].filter(Boolean).join('; ')
+    const { bytes, contextLength, plan } = planMemory(checkpoint, config)
     const paging = planPaging(bytes, plan.total, availableMemory)
     const notice = paging && (await explainPaging(checkpoint, bytes, paging))
+    const weightBytes = checkpoint.byteLength
     const weights = await loadWeights(device, checkpoint, config, {
       populate: !paging,
       signal,
-      onProgress: done => onProgress?.(done, checkpoint.byteLength),
+      onProgress: done => onProgress?.(converted + done, converted + weightBytes),
     })
     const model = new Transformer(device, config, weights)
     return {
@@ -83,7 +107,7 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
     device.close()
     throw error
   } finally {
-    await checkpoint.close()
+    await checkpoint?.close()
   }
 }
 

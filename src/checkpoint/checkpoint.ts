@@ -32,6 +32,8 @@ export interface Checkpoint {
   readonly tensors: ReadonlyMap<string, StoredTensor>
   /** Bytes of all tensors. */
   readonly byteLength: number
+  /** Where tensors of our own making lie, if there are some. */
+  readonly note?: string
   close(): Promise<void>
 }
 
@@ -118,7 +120,8 @@ async function openTensors(folder: Folder, files: readonly string[]): Promise<Ma
   return tensors
 }
 
-function storedTensor(folder: Folder, file: string, declared: HeaderTensor): StoredTensor {
+/** A tensor that a header of a file in the folder declares. */
+export function storedTensor(folder: Folder, file: string, declared: HeaderTensor): StoredTensor {
   const { name, dataType, shape, begin: first, end: last } = declared
   const byteLength = last - first
   return {

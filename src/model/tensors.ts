@@ -92,14 +92,15 @@ function sameShape(a: Shape, b: Shape): boolean {
   return a.length === b.length && a.every((size, i) => size === b[i])
 }
 
-/** transformers saves the experts as bf16 where it had no GPU kernels to keep them as they were. */
+/** transformers saves the experts dequantised where it had no kernels to keep them as they were. */
 function refuseUnquantized(checkpoint: Checkpoint): void {
-  const name = 'model.layers.0.mlp.experts.gate_up_proj'
-  const tensor = checkpoint.tensors.get(name)
+  const unpacked = /\.mlp\.experts\.(gate_up_proj|down_proj)$/
+  const tensor = [...checkpoint.tensors.values()].find(({ name }) => unpacked.test(name))
   if (!tensor) return
   throw new CheckpointError(
-    `${name} in ${checkpoint.folder.path} is ${tensor.dataType} [${tensor.shape.join(', ')}]: the experts were saved unquantised, ` +
-      'and tutti reads MXFP4 (gate_up_proj_blocks and gate_up_proj_scales); save the model again in MXFP4, or download the published one',
+    `${tensor.name} in ${checkpoint.folder.path} is ${tensor.dataType} [${tensor.shape.join(', ')}]: the experts were saved unquantised. ` +
+      'When tutti loads a model from a local folder (tutti chat --model FOLDER), it packs experts of BF16, F16 or F32 [experts, ' +
+      'inputs, outputs] to MXFP4 in its cache, once; elsewhere use the published model, or one saved in MXFP4',
   )
 }
 
