@@ -1,6 +1,6 @@
-import { existsSync, statSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { freemem } from 'node:os'
-import { isAbsolute, join, resolve } from 'node:path'
+import { isAbsolute, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { RequestError } from './base/errors.ts'
@@ -12,7 +12,7 @@ import { findPulled, repositoryOf } from './hub/hub-cache.ts'
 export function locateModel(name: string): string {
   if (name === 'nano' || name === 'gpt-oss-nano') return fileURLToPath(new URL('../models/nano', import.meta.url))
   const path = resolve(name)
-  if (existsSync(path)) return statSync(path).isDirectory() ? path : join(path, '..')
+  if (existsSync(path)) return path
   return findPulled(name) ?? refuseModel(name, path)
 }
 

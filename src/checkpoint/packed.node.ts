@@ -64,7 +64,7 @@ interface Plan {
   readonly conversions: readonly Conversion[]
   readonly folder: string
   readonly file: string
-  /** Of the checkpoint's folder: a file of the same with another identity is stale. */
+  /** Of the checkpoint's files: what was made of the same ones when they were others is stale. */
   readonly sourceName: string
   readonly header: Uint8Array
   /** The first byte of each tensor. */
@@ -81,7 +81,8 @@ async function layOut(source: Checkpoint, conversions: readonly Conversion[], fo
     begins.set(name, at)
     at += byteLength
   }
-  const sourceName = digest(await realpath(source.folder.path))
+  const files = new Set(conversions.map(({ source }) => source.file))
+  const sourceName = digest([await realpath(source.folder.path), ...files].join('\0'))
   const file = `${sourceName}-${digest(header)}${ending}`
   return { conversions, folder, file, sourceName, header, begins, fileBytes: at }
 }
@@ -197,7 +198,7 @@ async function write(plan: Plan, source: Checkpoint, handle: FileHandle, options
   }
 }
 
-/** What the same folder's files were once, and what nobody has used for a month. */
+/** What was made of the same files when they were others, and what nobody has used for a month. */
 async function removeOthers({ folder, file, sourceName }: Plan): Promise<void> {
   for (const name of await readdir(folder)) {
     if (!name.endsWith(ending) || name === file) continue

@@ -12,6 +12,7 @@ import { openModel } from '../open-engine.ts'
 import { openCheckpoint } from './checkpoint.ts'
 import { openPacked, type PackOptions } from './packed.node.ts'
 import { openFolder } from './source.node.ts'
+import { safetensorsHeader } from './write.ts'
 
 const golden = (name: string) => join(import.meta.dirname, '../../test/golden/logits', name)
 const gateUp = 'model.layers.0.mlp.experts.gate_up_proj'
@@ -90,6 +91,24 @@ describe('a checkpoint saved by transformers', () => {
     assert.equal(checkpoint.tensors.get('model.norm.weight')!.dataType, 'BF16')
     await checkpoint.close()
     assert.deepEqual(await logitsOf(folder, { folder: cache }), await logitsOf(golden('tiny/hf')))
+  })
+
+  test('two models in one folder, each opened by its file, keep their own', async () => {
+    const [cache, folder] = [await newCache(), join(root, 'two')]
+    const tensors: SavedTensor[] = []
+    await saveUnquantized(golden('plain/hf'), folder, tensor => {
+      tensors.push(tensor)
+      return tensor
+    })
+    for (const name of await readdir(folder)) if (name !== 'config.json') await rm(join(folder, name))
+    const whole = Buffer.concat([safetensorsHeader(tensors), ...tensors.map(({ bytes }) => bytes)])
+    for (const name of ['one.safetensors', 'two.safetensors']) await writeFile(join(folder, name), whole)
+    const right = await logitsOf(golden('plain/hf'))
+    for (const name of ['one.safetensors', 'two.safetensors']) {
+      assert.deepEqual(await logitsOf(join(folder, name), { folder: cache }), right)
+    }
+    assert.equal((await filesOf(cache)).length, 2)
+    await assert.rejects(logitsOf(folder, { folder: cache }), /twice, in one\.safetensors and in two\.safetensors/)
   })
 
   test('a published checkpoint is left alone', async () => {

@@ -1,18 +1,49 @@
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { CheckpointError } from '../base/errors.ts'
+import { readIndex } from './index-file.ts'
 import { endsEarly, type Folder, noFile } from './source.ts'
 
 /** One read call moves at most this much: the kernel itself stops at 2 GiB. */
 const maxReadBytes = 2 ** 30
 
-/** A folder on disk. Files stay open until `close`. Throws CheckpointError where `path` is no readable folder. */
+/**
+ * A model on disk: its folder, or a file of it. A *.safetensors that is the whole model hides the others beside it; a
+ * shard, the index or config.json stand for their folder. Files stay open until `close`. Throws CheckpointError where
+ * there is nothing of the kind.
+ */
 export async function openFolder(path: string): Promise<Folder> {
   const found = await stat(path).catch(error => explain(error, path))
-  if (!found.isDirectory()) {
-    throw new CheckpointError(`${path} is a file; give the folder that holds config.json and the *.safetensors files`)
+  if (found.isDirectory()) return new DiskFolder(path)
+  const folder = new DiskFolder(dirname(path))
+  const file = basename(path)
+  if (file === 'config.json' || file.endsWith('.safetensors.index.json')) return folder
+  if (!file.endsWith('.safetensors')) refuseFile(path)
+  const names = await folder.list()
+  if (/-\d{5}-of-\d{5}\.safetensors$/.test(file)) return folder
+  const index = await readIndex(folder, names).finally(() => folder.close()) // which opens its files again
+  return index && [...index.values()].includes(file) ? folder : oneFile(folder, file)
+}
+
+/** The folder as if this were the only *.safetensors in it. */
+function oneFile(folder: Folder, file: string): Folder {
+  const isOther = (name: string) => name !== file && /\.safetensors(\.index\.json)?$/.test(name)
+  const { path } = folder
+  return {
+    path,
+    list: async () => (await folder.list()).filter(name => !isOther(name)),
+    size: name => folder.size(name),
+    read: (name, begin, end) => folder.read(name, begin, end),
+    pathOf: name => join(path, name),
+    close: () => folder.close(),
   }
-  return new DiskFolder(path)
+}
+
+function refuseFile(path: string): never {
+  const what = path.endsWith('.gguf') ? 'is GGUF, and tutti reads safetensors' : 'is no *.safetensors file'
+  throw new CheckpointError(
+    `${path} ${what}: give a folder that holds config.json and the *.safetensors files, or such a file`,
+  )
 }
 
 class DiskFolder implements Folder {

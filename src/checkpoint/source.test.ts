@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -115,8 +115,43 @@ describe('a folder of files', () => {
       name: 'CheckpointError',
       message: /no does not exist; check the path/,
     })
-    await assert.rejects(openDisk(join(disk, 'config.json')), /config\.json is a file; give the folder that holds/)
+    const gguf = join(disk, 'original', 'gpt-oss-20b.gguf')
+    await writeFile(gguf, '')
+    await assert.rejects(openDisk(gguf), /b\.gguf is GGUF, and tutti reads safetensors: give a folder that holds/)
+    await rename(gguf, join(disk, 'original', 'weights.bin'))
+    await assert.rejects(
+      openDisk(join(disk, 'original', 'weights.bin')),
+      /weights\.bin is no \*\.safetensors file: give/,
+    )
+    await rm(join(disk, 'original', 'weights.bin'))
     await assert.rejects(openDisk(join(disk, 'config.json', 'x')), /a part of the path is a file/)
+  })
+
+  test('on disk a file of a model stands for it: alone where it is whole, with its folder where it is a part', async () => {
+    const shards = await mkdtemp(join(tmpdir(), 'tutti-shards-'))
+    const put = (name: string, content = '') => writeFile(join(shards, name), content)
+    const listed = async (name: string) => (await openDisk(join(shards, name))).list()
+    await put('config.json', '{}')
+    await put('a.safetensors', 'abc')
+    await put('b.safetensors')
+    const alone = await openDisk(join(shards, 'a.safetensors'))
+    assert.deepEqual(await alone.list(), ['a.safetensors', 'config.json'])
+    assert.equal(alone.path, shards)
+    assert.equal(alone.pathOf!('a.safetensors'), join(shards, 'a.safetensors'))
+    assert.equal(Buffer.from(await alone.read('a.safetensors', 1, 3)).toString(), 'bc')
+    assert.equal(await alone.size('a.safetensors'), 3)
+    await alone.close()
+    const all = ['a.safetensors', 'b.safetensors', 'config.json']
+    assert.deepEqual(await listed('config.json'), all)
+    await put('model-00001-of-00002.safetensors')
+    assert.deepEqual(await listed('model-00001-of-00002.safetensors'), [...all, 'model-00001-of-00002.safetensors'])
+    await rm(join(shards, 'model-00001-of-00002.safetensors'))
+    await put('model.safetensors.index.json', '{"weight_map":{"x":"b.safetensors"}}')
+    const index = 'model.safetensors.index.json'
+    assert.deepEqual(await listed('a.safetensors'), ['a.safetensors', 'config.json'])
+    assert.deepEqual(await listed('b.safetensors'), [...all, index])
+    assert.deepEqual(await listed(index), [...all, index])
+    await rm(shards, { recursive: true })
   })
 })
 

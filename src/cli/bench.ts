@@ -1,7 +1,9 @@
 import { cpus } from 'node:os'
 import { availableMemory, locateModel } from '#platform'
 import { openFolder } from '#source'
+import { cacheFolder } from '../base/cache-folder.node.ts'
 import { timeLeft } from '../base/time-left.ts'
+import { openPacked } from '../checkpoint/packed.node.ts'
 import type { Folder } from '../checkpoint/source.ts'
 import { CpuDevice } from '../device/cpu.node.ts'
 import { openDevice } from '../device/open.node.ts'
@@ -65,6 +67,7 @@ export const bench = defineCommand({
     const file = await largestFile(folder)
     const opened = await openModel({
       folder,
+      open: (folder, converting) => openPacked(folder, { folder: cacheFolder(), ...converting }),
       device,
       availableMemory: availableMemory(),
       signal: interrupted.signal,

@@ -1,6 +1,8 @@
 import { availableMemory, locateModel } from '#platform'
 import { openFolder } from '#source'
-import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.ts'
+import { cacheFolder } from '../base/cache-folder.node.ts'
+import type { Checkpoint } from '../checkpoint/checkpoint.ts'
+import { openPacked } from '../checkpoint/packed.node.ts'
 import { readSpeed } from '../checkpoint/read-speed.ts'
 import { CpuDevice } from '../device/cpu.node.ts'
 import { loadNative } from '../device/native.node.ts'
@@ -154,7 +156,7 @@ async function subjects(model: string | undefined): Promise<Subject[]> {
 }
 
 async function openSubject(path: string): Promise<Subject> {
-  const checkpoint = await openCheckpoint(await openFolder(path))
+  const checkpoint = await openPacked(await openFolder(path), { folder: cacheFolder(), make: false })
   try {
     const config = readConfig(checkpoint.config, checkpoint.configPath)
     checkTensors(checkpoint, config)
