@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { chmod, cp, mkdir, mkdtemp, open, readdir, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -63,6 +64,22 @@ describe('a checkpoint saved by transformers', () => {
       }
     })
   }
+
+  test('what these tests save is what transformers saves', async () => {
+    const expected = JSON.parse(
+      await readText(join(import.meta.dirname, '../../test/golden/unquantized/unquantized.json')),
+    )
+    assert.equal(Object.keys(expected).length, 9)
+    for (const [name, tensors] of Object.entries(expected)) {
+      const made: Record<string, { shape: readonly number[]; sha256: string }> = {}
+      await saveUnquantized(golden(`${name}/hf`), join(root, 'same'), tensor => {
+        if (!tensor.name.endsWith('_proj')) return tensor
+        made[tensor.name] = { shape: tensor.shape, sha256: createHash('sha256').update(tensor.bytes).digest('hex') }
+        return tensor
+      })
+      assert.deepEqual(made, tensors, name)
+    }
+  })
 
   test('tensors are the published ones, and those that need no change are read where they are', async () => {
     const checkpoint = await packed(await newCache())
