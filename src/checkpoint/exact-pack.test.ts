@@ -115,7 +115,7 @@ test('what does not fit is told by row and group, with the reason', () => {
   values[2 * 64 + 40] = 2 ** -9
   assert.deepEqual(pack(values, 3), { row: 2, group: 1 })
   assert.equal(whyUnfit([1, 0, 2 ** -9, -1]), '0.001953125 and 1 among them need different scales')
-  assert.equal(whyUnfit([1, 0.3, -0]), '0.3 among them is neither 0 nor 2^n nor 1.5 · 2^n')
+  assert.equal(whyUnfit([1, 0.3, -0]), '0.3 among them is neither 0 nor 2^n nor 1.5 · 2^n, n from −128 to 127')
   assert.match(whyUnfit([1, Number.NaN]), /^NaN among them/)
   assert.match(whyUnfit([1, Number.NEGATIVE_INFINITY]), /^-Infinity among them/)
 })

@@ -62,9 +62,9 @@ function makeFloat16Words(): Int32Array {
 }
 
 /**
- * What a bfloat16 number, by its bits without the sign, asks of its group's scale: `least` and `most`. Its code is 2 for
- * each scale that it lies above less, and 1 where that makes 0: `rung` is what it would be at scale 0. Zero asks nothing.
- * What no scale makes exact asks the impossible, and so do the infinities, which do not say what overflowed.
+ * What a bfloat16 number, by its bits without the sign, asks of its group's scale byte: `least` and `most`. A scale one
+ * higher makes its code 2 lower: `rung` less twice the scale gives the code, by the table. Zero asks nothing. What no
+ * scale makes exact asks the impossible, and so do the infinities, which do not say what overflowed.
  */
 interface Demands {
   readonly least: Uint8Array
@@ -74,7 +74,11 @@ interface Demands {
 let knownDemands: Demands | undefined
 
 const maxScale = 254
-const zeroRung = -1000 // below every code
+const zeroRung = 2 * maxScale + 8 // above every code, at every scale
+
+/** The code of a number so many rungs above twice the scale: a table, for the codes are too random for a branch. */
+const codes = new Uint8Array(zeroRung + 1)
+codes.set([1, 0, 2, 3, 4, 5, 6, 7])
 
 function makeDemands(): Demands {
   const least = new Uint8Array(32768).fill(maxScale + 1)
@@ -123,42 +127,43 @@ export function packExactly(
   return undefined
 }
 
-/** One group of every row. Returns the first row whose group does not fit, −1 if all do. */
+/** One group of every row. Returns the first row whose group does not fit, −1 if all do. Reads in the order of memory. */
 function packSlab(words: Uint16Array, rows: number, packed: Mxfp4, group: number, groups: number): number {
   knownDemands ??= makeDemands()
   const { least, most, rung } = knownDemands
   const { blocks, scales } = packed
-  for (let row = 0; row < rows; row++) {
-    let [scale, limit] = [0, maxScale]
-    for (let at = row; at < words.length; at += rows) {
-      const word = words[at] & 0x7fff
-      if (least[word] > scale) scale = least[word]
-      if (most[word] < limit) limit = most[word]
+  const rowScales = new Uint8Array(rows)
+  const limits = new Uint8Array(rows).fill(maxScale)
+  for (let begin = 0; begin < words.length; begin += rows) {
+    for (let row = 0; row < rows; row++) {
+      const word = words[begin + row] & 0x7fff
+      if (least[word] > rowScales[row]) rowScales[row] = least[word]
+      if (most[word] < limits[row]) limits[row] = most[word]
     }
-    if (scale > limit) return row
-    scales[row * groups + group] = scale
-    const base = 2 * scale
-    let out = (row * groups + group) * 16
-    for (let at = row; at < words.length; at += 2 * rows) {
-      const [low, high] = [words[at], words[at + rows]]
-      const lowCode = codeOf(rung[low & 0x7fff] - base) | ((low >> 12) & 8)
-      const highCode = codeOf(rung[high & 0x7fff] - base) | ((high >> 12) & 8)
-      blocks[out++] = lowCode | (highCode << 4)
+  }
+  const unfit = rowScales.findIndex((scale, row) => scale > limits[row])
+  if (unfit >= 0) return unfit
+  for (let row = 0; row < rows; row++) scales[row * groups + group] = rowScales[row]
+  for (let i = 0; i < 16; i++) {
+    const low = 2 * i * rows
+    const high = low + rows
+    for (let row = 0, out = group * 16 + i; row < rows; row++, out += groups * 16) {
+      const base = 2 * rowScales[row]
+      const lowWord = words[low + row]
+      const highWord = words[high + row]
+      const lowCode = codes[rung[lowWord & 0x7fff] - base] | ((lowWord >> 12) & 8)
+      const highCode = codes[rung[highWord & 0x7fff] - base] | ((highWord >> 12) & 8)
+      blocks[out] = lowCode | (highCode << 4)
     }
   }
   return -1
-}
-
-function codeOf(rungs: number): number {
-  if (rungs > 1) return rungs
-  return rungs === 0 ? 1 : 0
 }
 
 /** Why these 32 numbers are no group of MXFP4's. */
 export function whyUnfit(values: readonly number[]): string {
   knownDemands ??= makeDemands()
   const strange = values.find(value => !isOnGrid(value))
-  if (strange !== undefined) return `${show(strange)} among them is neither 0 nor 2^n nor 1.5 · 2^n`
+  if (strange !== undefined) return `${show(strange)} among them is neither 0 nor 2^n nor 1.5 · 2^n, n from −128 to 127`
   const sizes = values.map(Math.abs).filter(size => size > 0)
   return `${show(Math.min(...sizes))} and ${show(Math.max(...sizes))} among them need different scales`
 }

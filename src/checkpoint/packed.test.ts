@@ -147,7 +147,7 @@ describe('a checkpoint saved by transformers', () => {
     const cases: [change: (tensor: SavedTensor) => SavedTensor, message: RegExp][] = [
       [
         spoil(gateUp, at, 0x3f81),
-        /^model\.layers\.0\.mlp\.experts\.gate_up_proj in .*saved is not MXFP4: the 32 numbers of expert 5, row 17, block 1 cannot be kept exactly \(1\.0078125 among them is neither 0 nor 2\^n nor 1\.5 · 2\^n\)\. .*save the model with its experts in MXFP4/,
+        /^model\.layers\.0\.mlp\.experts\.gate_up_proj in .*saved is not MXFP4: the 32 numbers of expert 5, row 17, block 1 cannot be kept exactly \(1\.0078125 among them is neither 0 nor 2\^n nor 1\.5 · 2\^n, n from −128 to 127\)\. .*save the model with its experts in MXFP4/,
       ],
       [spoil(gateUp, at, 0x7fc0), /expert 5, row 17, block 1 cannot be kept exactly \(NaN among them/],
       [
