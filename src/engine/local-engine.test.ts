@@ -37,11 +37,11 @@ class WatchedDevice extends ReferenceDevice {
 
   override begin(): Ops {
     const ops = super.begin()
-    const { experts, read } = ops
-    ops.experts = (...args) => {
+    const { attention, read } = ops
+    ops.attention = (...args) => {
       this.layersRun++
       this.onLayer()
-      return experts.apply(ops, args)
+      return attention.apply(ops, args)
     }
     ops.read = async x => {
       const logits = await read.call(ops, x)

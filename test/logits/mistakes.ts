@@ -140,8 +140,8 @@ export const mistakes: Mistake[] = [
   {
     what: 'no final norm',
     file: transformer,
-    search: 'ops.rmsNorm(ops.rows(x, wanted), norm, config.rmsNormEpsilon)',
-    replace: 'ops.rows(x, wanted)',
+    search: 'ops.rmsNorm(x, norm, config.rmsNormEpsilon)',
+    replace: 'x',
   },
   {
     what: 'unembedding tied',
