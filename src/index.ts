@@ -32,9 +32,9 @@ export interface LoadOptions extends DeviceOptions {
 
 /**
  * Loads a model: `nano` for the embedded demonstration model, on Node the name of one that `tutti pull` downloaded
- * (`gpt-oss-20b`), or the folder of a gpt-oss checkpoint in OpenAI's or Hugging Face's layout. It runs in a worker of
- * its own; close it when done, or declare it with `await using`. Throws RequestError (no such model), CheckpointError
- * (damaged or foreign files), DeviceError (not enough memory), or `signal.reason`.
+ * (`gpt-oss-20b`), or the folder of a gpt-oss checkpoint, or its *.safetensors file, in OpenAI's or Hugging Face's
+ * layout. It runs in a worker of its own; close it when done, or declare it with `await using`. Throws RequestError (no
+ * such model), CheckpointError (damaged or foreign files), DeviceError (not enough memory), or `signal.reason`.
  */
 export async function load(model = 'nano', options: LoadOptions = {}): Promise<Model> {
   const { onProgress, signal, ...rest } = options

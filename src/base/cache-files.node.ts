@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { type FileHandle, readdir, unlink } from 'node:fs/promises'
+import { type FileHandle, readdir, stat, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 
 /**
@@ -7,6 +7,9 @@ import { join } from 'node:path'
  * and are removed when nobody has used them for a month.
  */
 export const unusedForMs = 30 * 24 * 3600e3
+
+/** Who writes a file writes some of it every few seconds. */
+const idleForMs = 10 * 60e3
 
 const partial = /^\.(\d+)-[0-9a-f]+\.partial$/
 
@@ -22,12 +25,19 @@ export function partialPath(folder: string): string {
   return join(folder, `.${process.pid}-${digest(String(Math.random()))}.partial`)
 }
 
-/** What processes left that ended in the middle. */
+/** What processes left that ended in the middle, and threads of processes that live on: nothing is written there any more. */
 export async function removePartials(folder: string): Promise<void> {
   for (const name of await readdir(folder)) {
     const pid = Number(partial.exec(name)?.[1] ?? 0)
-    if (pid > 0 && !isAlive(pid)) await unlink(join(folder, name)).catch(() => {})
+    if (pid === 0) continue
+    const path = join(folder, name)
+    if (!isAlive(pid) || (await isIdle(path))) await unlink(path).catch(() => {})
   }
+}
+
+async function isIdle(path: string): Promise<boolean> {
+  const found = await stat(path).catch(() => undefined)
+  return found !== undefined && Date.now() - found.mtimeMs > idleForMs
 }
 
 function isAlive(pid: number): boolean {

@@ -57,32 +57,41 @@ export interface Piece {
   readonly readBytes: number
 }
 
-/** Read at a time. */
-const pieceBytes = 8 * 2 ** 20
-
 /**
- * Converts a tensor, a piece at a time: of experts one expert is in memory. Throws CheckpointError where a number would
- * change.
+ * Converts a tensor of the checkpoint at `path`. Some `pieceBytes` of it are in memory at a time, whole numbers, and of
+ * experts 32 inputs at least and what one is packed to. Throws CheckpointError where a number would change.
  */
-export function convert(conversion: Conversion, path: string): AsyncGenerator<Piece, void> {
-  return conversion.made.length === 2 ? packExperts(conversion, path) : toBfloat16Pieces(conversion, path)
+export function convert(conversion: Conversion, path: string, pieceBytes = 8 * 2 ** 20): AsyncGenerator<Piece, void> {
+  return conversion.made.length === 2
+    ? packExperts(conversion, path, pieceBytes)
+    : toBfloat16Pieces(conversion, path, pieceBytes)
 }
 
-async function* packExperts({ source, made: [blocks, scales] }: Conversion, path: string): AsyncGenerator<Piece, void> {
+async function* packExperts(
+  { source, made: [blocks, scales] }: Conversion,
+  path: string,
+  pieceBytes: number,
+): AsyncGenerator<Piece, void> {
   const [experts, inputs, outputs] = source.shape
   const packed: Mxfp4 = {
     blocks: new Uint8Array(blocks.byteLength / experts),
     scales: new Uint8Array(scales.byteLength / experts),
   }
   for (let expert = 0; expert < experts; expert++) {
-    await packExpert(source, expert, packed, path)
+    await packExpert(source, expert, packed, path, pieceBytes)
     const readBytes = inputs * outputs * floatBytes[source.dataType as FloatType]
     yield { made: blocks, begin: expert * packed.blocks.length, bytes: packed.blocks, readBytes }
     yield { made: scales, begin: expert * packed.scales.length, bytes: packed.scales, readBytes: 0 }
   }
 }
 
-async function packExpert(source: StoredTensor, expert: number, packed: Mxfp4, path: string): Promise<void> {
+async function packExpert(
+  source: StoredTensor,
+  expert: number,
+  packed: Mxfp4,
+  path: string,
+  pieceBytes: number,
+): Promise<void> {
   const dataType = source.dataType as FloatType
   const [, inputs, outputs] = source.shape
   const rowBytes = outputs * floatBytes[dataType]
@@ -112,7 +121,11 @@ async function packExpert(source: StoredTensor, expert: number, packed: Mxfp4, p
   }
 }
 
-async function* toBfloat16Pieces({ source, made: [made] }: Conversion, path: string): AsyncGenerator<Piece, void> {
+async function* toBfloat16Pieces(
+  { source, made: [made] }: Conversion,
+  path: string,
+  pieceBytes: number,
+): AsyncGenerator<Piece, void> {
   const dataType = source.dataType as FloatType
   const size = floatBytes[dataType]
   for (let begin = 0; begin < source.byteLength; begin += pieceBytes) {
