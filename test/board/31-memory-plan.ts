@@ -147,8 +147,8 @@ export const row: Row = {
     },
     {
       file: 'src/open-engine.ts',
-      search: 'const sizes =',
-      replace: 'for (const tensor of checkpoint.tensors.values()) await tensor.read()\n    const sizes =',
+      search: 'const recalled =',
+      replace: 'for (const tensor of checkpoint.tensors.values()) await tensor.read()\n    const recalled =',
       what: 'weights are read before the plan is made',
       part: 'wide',
     },
