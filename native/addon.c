@@ -382,22 +382,23 @@ static napi_value new_mxfp4(napi_env env, napi_callback_info info) {
   return from_number(env, (double)id);
 }
 
-static napi_value quantize(napi_env env, napi_callback_info info) {
+/* What takes a matrix and nothing else. */
+static napi_value start_with_matrix(napi_env env, napi_callback_info info, task *(*start)(device *, int64_t, problem *)) {
   ARGUMENTS(2);
   INTEGER(matrix, 1);
-  return start_or_throw(env, o, device_quantize(d, matrix, &p), true, &p);
+  return start_or_throw(env, o, start(d, matrix, &p), true, &p);
+}
+
+static napi_value quantize(napi_env env, napi_callback_info info) {
+  return start_with_matrix(env, info, device_quantize);
 }
 
 static napi_value checksum(napi_env env, napi_callback_info info) {
-  ARGUMENTS(2);
-  INTEGER(matrix, 1);
-  return start_or_throw(env, o, device_checksum(d, matrix, &p), true, &p);
+  return start_with_matrix(env, info, device_checksum);
 }
 
 static napi_value find_nan(napi_env env, napi_callback_info info) {
-  ARGUMENTS(2);
-  INTEGER(matrix, 1);
-  return start_or_throw(env, o, device_find_nan(d, matrix, &p), true, &p);
+  return start_with_matrix(env, info, device_find_nan);
 }
 
 static napi_value read_codes(napi_env env, napi_callback_info info) {
