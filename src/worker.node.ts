@@ -1,11 +1,11 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { openFolder } from '#source'
 import { cacheFolder } from './base/cache-folder.node.ts'
-import { openPacked } from './checkpoint/packed.node.ts'
 import { openDevice } from './device/open.node.ts'
 import type { DeviceOptions } from './device/options.ts'
 import { hostEngine } from './engine/worker-host.ts'
 import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
+import { openChecked } from './hub/records-load.ts'
 import { openEngine } from './open-engine.ts'
 import { availableMemory } from './platform.node.ts'
 
@@ -16,7 +16,7 @@ const { path, contextLength, ...options } = workerData as { path: string; contex
 try {
   const engine = await openEngine({
     folder: await openFolder(path),
-    open: (folder, converting) => openPacked(folder, { folder: cacheFolder(), ...converting }),
+    open: (folder, converting) => openChecked(folder, { folder: cacheFolder(), ...converting }),
     ...openDevice(options),
     contextLength,
     availableMemory: availableMemory(),

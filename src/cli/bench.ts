@@ -3,10 +3,10 @@ import { availableMemory, locateModel } from '#platform'
 import { openFolder } from '#source'
 import { cacheFolder } from '../base/cache-folder.node.ts'
 import { timeLeft } from '../base/time-left.ts'
-import { openPacked } from '../checkpoint/packed.node.ts'
 import type { Folder } from '../checkpoint/source.ts'
 import { CpuDevice } from '../device/cpu.node.ts'
 import { openDevice } from '../device/open.node.ts'
+import { openChecked } from '../hub/records-load.ts'
 import type { Device, WeightBytes } from '../kernels/ops.ts'
 import type { ModelConfig } from '../model/config.ts'
 import { showMemory } from '../model/memory.ts'
@@ -67,7 +67,7 @@ export const bench = defineCommand({
     const file = await largestFile(folder)
     const opened = await openModel({
       folder,
-      open: (folder, converting) => openPacked(folder, { folder: cacheFolder(), ...converting }),
+      open: (folder, converting) => openChecked(folder, { folder: cacheFolder(), ...converting }),
       device,
       availableMemory: availableMemory(),
       signal: interrupted.signal,

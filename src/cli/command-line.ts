@@ -7,12 +7,13 @@ import { type AnyCommand, exitCodes, type Shell } from './command.ts'
 import { doctor } from './doctor.ts'
 import { generate } from './generate.ts'
 import { helpOf, overview } from './help.ts'
+import { models } from './models.ts'
 import { didYouMean, readArguments } from './options.ts'
 import { pull } from './pull.ts'
 import { render } from './render.ts'
 import { tokens } from './tokens.ts'
 
-export const commands: readonly AnyCommand[] = [chat, generate, pull, tokens, render, bench, doctor]
+export const commands: readonly AnyCommand[] = [chat, generate, pull, models, tokens, render, bench, doctor]
 
 /** Runs a command line in this process and sets its exit code. */
 export async function main(args: readonly string[]): Promise<void> {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
-import { existsSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { copyFile, mkdir, readlink, rename, rm, statfs, symlink, writeFile } from 'node:fs/promises'
-import { dirname, join, posix, resolve, sep, toNamespacedPath } from 'node:path'
+import { basename, dirname, join, posix, resolve, sep, toNamespacedPath } from 'node:path'
 import { RequestError } from '../base/errors.ts'
 import { parseJson } from '../base/json.ts'
 import { parseIndex } from '../checkpoint/index-file.ts'
@@ -20,6 +20,11 @@ export function repositoryOf(name: string): string | undefined {
   const part = '[A-Za-z0-9](?:[\\w.-]*[A-Za-z0-9_])?'
   const isName = new RegExp(`^${part}/${part}$`).test(id) && id.length <= 96 && !/--|\.\./.test(id)
   return isName ? id : undefined
+}
+
+/** What a person types for a repository. */
+export function nameOf(id: string): string {
+  return Object.keys(shortNames).find(name => shortNames[name] === id) ?? id
 }
 
 /** The folder of a model that was pulled, or that Python's libraries downloaded; undefined where there is no whole one. */
@@ -50,6 +55,12 @@ export class RepositoryCache {
     this.locks = join(cache, '.locks', name)
   }
 
+  /** The repository with this folder; undefined where its name is that of none. */
+  static at(root: string): RepositoryCache | undefined {
+    const name = /^models--(.+)$/.exec(basename(root))?.[1]
+    return name === undefined ? undefined : new RepositoryCache(dirname(root), name.replaceAll('--', '/'))
+  }
+
   get blobs(): string {
     return join(this.root, 'blobs')
   }
@@ -71,13 +82,27 @@ export class RepositoryCache {
     return isCommit(commit) ? commit : undefined
   }
 
+  /** The commits that have a folder. */
+  commits(): string[] {
+    const folder = join(this.root, 'snapshots')
+    return existsSync(folder) ? readdirSync(folder).filter(isCommit).sort() : []
+  }
+
+  /** The branches and tags that stand for a commit. */
+  revisionsOf(commit: string): string[] {
+    const folder = join(this.root, 'refs')
+    const names = existsSync(folder) ? readdirSync(folder, { recursive: true, encoding: 'utf8' }) : []
+    const revisions = names.map(name => name.replaceAll(sep, '/')).filter(name => statSync(join(folder, name)).isFile())
+    return revisions.filter(name => readFileSync(join(folder, name), 'utf8').trim() === commit).sort()
+  }
+
   /** The folder with a whole model of this layout, of any where none is given; undefined where files are missing. */
   locate(revision: string, layout?: Layout): string | undefined {
     const commit = this.commitOf(revision)
     if (commit === undefined) return undefined
     const snapshot = this.snapshot(commit)
-    const layouts: Layout[] = layout ? [layout] : ['root', 'original']
-    return layouts.some(layout => isWhole(snapshot, layout)) ? snapshot : undefined
+    const layouts = layoutsOf(snapshot)
+    return (layout ? layouts.includes(layout) : layouts.length > 0) ? snapshot : undefined
   }
 
   /** Whether links can be made here. */
@@ -124,6 +149,21 @@ export class RepositoryCache {
   }
 }
 
+/** The command that fetches what is missing or damaged of a snapshot; `path`: a file of it. */
+export function pullCommand(cache: RepositoryCache, commit: string, path: string): string {
+  const here = readEnvironment().cache
+  const isElsewhere = existsSync(here) && realpathSync(here) !== realpathSync(dirname(cache.root))
+  const layouts = layoutsOf(cache.snapshot(commit))
+  const isOriginal = path.startsWith('original/') || (layouts.length === 1 && layouts[0] === 'original')
+  const words = [
+    ...(isElsewhere ? [`HF_HUB_CACHE=${dirname(cache.root)}`] : []),
+    `tutti pull ${nameOf(cache.id)}`,
+    ...(isOriginal ? ['--layout=original'] : []),
+    ...(cache.commitOf('main') === commit ? [] : [`--revision=${commit}`]),
+  ]
+  return words.join(' ')
+}
+
 /** Windows reads paths beyond 255 characters only in another spelling; elsewhere this changes nothing. */
 const reachable = (path: string) => (path.length > 255 ? toNamespacedPath(path) : path)
 
@@ -134,6 +174,10 @@ export async function freeBytes(path: string): Promise<number> {
   const { bavail, bsize } = await statfs(folder)
   return bavail * bsize
 }
+
+/** The layouts of which a snapshot has a whole model. */
+export const layoutsOf = (snapshot: string): Layout[] =>
+  (['root', 'original'] as const).filter(layout => isWhole(snapshot, layout))
 
 /** Whether a snapshot has every file of a layout that loading needs. Sizes and tensors are checked by loading. */
 function isWhole(snapshot: string, layout: Layout): boolean {

@@ -1,5 +1,6 @@
 import { lstat, mkdir, readlink, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
+import { cacheFolder } from '../base/cache-folder.node.ts'
 import { DeviceError, RequestError } from '../base/errors.ts'
 import { readJsonObject } from '../checkpoint/index-file.ts'
 import { openFolder } from '../checkpoint/source.node.ts'
@@ -11,6 +12,7 @@ import { checkRevision, freeBytes, RepositoryCache, repositoryOf, shardsOf } fro
 import { type ClientOptions, HubClient, type HubFile, Unreachable } from './hub-client.ts'
 import { firstFiles, indexName, type Layout, weightFiles } from './plan.ts'
 import { ProgressMeter, type PullProgress } from './progress.ts'
+import { type FileRecord, type Fingerprint, fingerprintOf, isSame, RepositoryRecords } from './records.ts'
 
 export interface PullOptions {
   /** Default `root`: the shards with Hugging Face's names. */
@@ -23,6 +25,8 @@ export interface PullOptions {
   onProgress?: (progress: PullProgress) => void
   /** Called once when another process downloads a file that is needed here too. */
   onWait?: (pid: number) => void
+  /** tutti's own cache folder, for the record of what was hashed; undefined where this user has none. */
+  recordFolder?: string | undefined
   /** For tests: smaller parts and disks, shorter waits. */
   partBytes?: number
   spareBytes?: number
@@ -37,7 +41,7 @@ export interface Pulled {
   /** Bytes of all files, and how many of them were not there before. */
   bytes: number
   fetchedBytes: number
-  /** Why the hub was not asked, where it was not. */
+  /** Why the hub was not asked, or nothing could be recorded, where it is so. */
   notice?: string
 }
 
@@ -116,15 +120,22 @@ class Pull {
   readonly #target: Target
   readonly #partBytes: number
   readonly #meter: ProgressMeter
+  readonly #records: RepositoryRecords | undefined
   readonly #places = new Map<HubFile, Place>()
+  /** What each file was like when it was hashed, and when that was. */
+  readonly #hashed = new Map<HubFile, Fingerprint & { verified: string }>()
+  /** Files that got their name from this call. */
+  readonly #named = new Set<HubFile>()
   #fetched = 0
 
   constructor(client: HubClient, cache: RepositoryCache, target: Target) {
+    const { recordFolder = cacheFolder() } = target
     this.#client = client
     this.#cache = cache
     this.#target = target
     this.#partBytes = target.partBytes ?? usualPartBytes
     this.#meter = new ProgressMeter(target.onProgress)
+    this.#records = recordFolder === undefined ? undefined : new RepositoryRecords(recordFolder, cache.root)
   }
 
   async run(): Promise<Pulled> {
@@ -143,11 +154,13 @@ class Pull {
     await this.#takeAll(all.filter(file => !this.#places.has(file)))
     await this.#placeAll(all)
     await cache.writeRef(revision, commit)
-    const bytes = sum(all)
-    return { id: cache.id, commit, path: cache.snapshot(commit), bytes, fetchedBytes: this.#fetched }
+    const notice = await this.#record(all)
+    const pulled = { id: cache.id, commit, path: cache.snapshot(commit), bytes: sum(all), fetchedBytes: this.#fetched }
+    return { ...pulled, ...(notice && { notice }) }
   }
 
-  async #takeAll(files: readonly HubFile[]): Promise<void> {
+  async #takeAll(all: readonly HubFile[]): Promise<void> {
+    const files = await this.#unknown(all)
     this.#meter.expect(sum(files))
     await this.#checkDisk(files)
     // Python's tools call a repository without this folder corrupt, and one being downloaded is not.
@@ -155,6 +168,39 @@ class Pull {
     await mkdir(this.#cache.blobs, { recursive: true })
     for (const file of files) await this.#take(file)
     this.#meter.tell()
+  }
+
+  /** The files without those that were hashed once, and were not touched since. */
+  async #unknown(files: readonly HubFile[]): Promise<HubFile[]> {
+    const commits = (await this.#records?.commits()) ?? []
+    const records = await Promise.all(commits.map(commit => this.#records!.read(commit)))
+    const hashed = records.flatMap(record => [...record.values()])
+    const unknown: HubFile[] = []
+    for (const file of files) {
+      const known = hashed.filter(({ hash, size }) => hash === file.etag && size === file.size)
+      if (known.length === 0 || !(await this.#isKnown(file, known))) unknown.push(file)
+    }
+    return unknown
+  }
+
+  async #isKnown(file: HubFile, known: readonly FileRecord[]): Promise<boolean> {
+    for (const place of ['blob', 'snapshot'] as const) {
+      const found = await this.#find(file, place)
+      const same = found ? known.filter(record => isSame(record, found)) : []
+      if (!found || same.length === 0 || same.some(({ isBad }) => isBad)) continue
+      this.#places.set(file, place)
+      this.#hashed.set(file, { ...found, verified: same[0].verified })
+      await dropPartial(this.#cache, file)
+      return true
+    }
+    return false
+  }
+
+  /** What lies in a place of the file; undefined where nothing does. */
+  async #find(file: HubFile, place: Place): Promise<Fingerprint | undefined> {
+    const path = this.#pathIn(file, place)
+    if (place === 'snapshot' && !(await isPlainFile(path))) return undefined
+    return fingerprintOf(path).catch(() => undefined)
   }
 
   async #checkDisk(files: readonly HubFile[]): Promise<void> {
@@ -188,11 +234,12 @@ class Pull {
       const check = { signal, onChecked: (bytes: number) => this.#meter.checked(file.path, bytes) }
       const before = this.#meter.checkedBytes
       for (const place of ['blob', 'snapshot'] as const) {
-        const path = place === 'blob' ? cache.blob(file.etag) : cache.snapshot(commit, file.path)
-        if (place === 'snapshot' && !(await isPlainFile(path))) continue
-        if (await isGood(path, file, check)) {
+        const found = await this.#find(file, place)
+        if (!found) continue
+        if (await isGood(this.#pathIn(file, place), file, check)) {
           this.#meter.found(file.size)
           this.#places.set(file, place)
+          this.#hashed.set(file, { ...found, verified: new Date().toISOString() })
           return await dropPartial(cache, file)
         }
         this.#meter.checked(file.path, before - this.#meter.checkedBytes)
@@ -205,6 +252,8 @@ class Pull {
       })
       this.#fetched += file.size - there
       this.#places.set(file, 'new')
+      const found = await fingerprintOf(cache.blob(file.etag))
+      this.#hashed.set(file, { ...found, verified: new Date().toISOString() })
     } finally {
       await release()
     }
@@ -220,10 +269,13 @@ class Pull {
     }
   }
 
-  /** Where the file lies or will lie. */
+  /** Where the file lies now. */
   #pathOf(file: HubFile): string {
-    const { commit } = this.#target
-    return this.#places.get(file) === 'snapshot' ? this.#cache.snapshot(commit, file.path) : this.#cache.blob(file.etag)
+    return this.#pathIn(file, this.#places.get(file)!)
+  }
+
+  #pathIn(file: HubFile, place: Place): string {
+    return place === 'snapshot' ? this.#cache.snapshot(this.#target.commit, file.path) : this.#cache.blob(file.etag)
   }
 
   /** Names all files, which makes them the model. */
@@ -236,7 +288,33 @@ class Pull {
       const neededAgain = files.slice(n + 1).some(({ etag }) => etag === file.etag)
       const as = links ? 'link' : place === 'new' && !neededAgain ? 'move' : 'copy'
       await this.#cache.place(commit, file.path, file.etag, as)
+      this.#named.add(file)
+      // A copy is another file.
+      if (as === 'copy')
+        Object.assign(this.#hashed.get(file)!, await fingerprintOf(this.#cache.snapshot(commit, file.path)))
     }
+  }
+
+  /** Records what the files are like, so that a change is seen later. Resolves to why that could not be. */
+  async #record(files: readonly HubFile[]): Promise<string | undefined> {
+    const { commit } = this.#target
+    const add = (record: Map<string, FileRecord>) => {
+      for (const file of files) {
+        const isPlaced = this.#named.has(file) || record.get(file.path)?.isPlaced
+        record.set(file.path, { hash: file.etag, ...this.#hashed.get(file)!, ...(isPlaced && { isPlaced }) })
+      }
+    }
+    const problem = this.#records
+      ? await this.#records.update(commit, add).then(
+          () => undefined,
+          (error: Error) => error.message,
+        )
+      : 'this user has no home'
+    return (
+      problem &&
+      `nothing is recorded of the hashes (${problem}): a load will see damage only in headers and sizes; set ` +
+        'TUTTI_CACHE_DIR to a folder that this user may write'
+    )
   }
 
   async #isLinked({ path, etag }: HubFile): Promise<boolean> {
