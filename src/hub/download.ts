@@ -23,6 +23,11 @@ export interface Download {
 /** A disk that turns recorded parts bad three times in a row is not to be trusted. */
 const maxRepairs = 3
 const readBytes = 2 ** 20
+/** What is written at once: so much, or what comes in this time. */
+const writeBytes = 2 ** 20
+const writeMs = 100
+/** The disk is told to begin after so much, not only when a part ends: it would idle until then. */
+const syncBytes = 16 * 2 ** 20
 
 /** What a file's own name in the cache is the hash of: sha256 of it, or git's sha1 of it as a blob. */
 function hasherOf({ etag, size }: HubFile): Hash {
@@ -99,6 +104,9 @@ class Attempt {
   readonly #stop = new AbortController()
   readonly #signal: AbortSignal
   #counted = 0
+  #unsynced = 0
+  #syncing: Promise<void> = Promise.resolve()
+  #nextSync: Promise<void> | undefined
   #closed = false
 
   static async open(options: Download): Promise<Attempt> {
@@ -202,12 +210,13 @@ class Attempt {
     let at = begin
     try {
       await this.#persist(async progress => {
-        for await (const chunk of await this.#open({ begin: at, end })) {
-          if (chunk.length > end - at) throw tooMuch()
-          await this.#write(chunk, at)
-          hash.update(chunk)
-          at += chunk.length
-          this.#count(chunk.length)
+        for await (const bytes of gathered(await this.#open({ begin: at, end }))) {
+          if (bytes.length > end - at) throw tooMuch()
+          const written = this.#write(bytes, at)
+          hash.update(bytes)
+          await written
+          at += bytes.length
+          this.#count(bytes.length)
           progress.made = true
         }
         return at === end
@@ -237,7 +246,7 @@ class Attempt {
       const { body } = await client.content({ id: cache.id, commit, file }, this.#signal)
       let at = 0
       let hash = createHash('sha256')
-      for await (let chunk of body) {
+      for await (let chunk of gathered(body)) {
         if (chunk.length > file.size - at) throw tooMuch()
         while (chunk.length > 0) {
           const part = this.#map.partAt(at)
@@ -282,11 +291,26 @@ class Attempt {
       const { bytesWritten } = await this.#handle.write(bytes, done, bytes.length - done, position + done)
       done += bytesWritten
     }
+    this.#unsynced += bytes.length
+    if (this.#unsynced < syncBytes) return
+    this.#unsynced = 0
+    this.#sync().catch(() => {}) // whoever records a part hears of it
+  }
+
+  /** Waits until the disk has all that was written before. Who asks while that goes on for others shares the next turn. */
+  #sync(): Promise<void> {
+    const running = this.#syncing
+    this.#nextSync ??= running.then(() => {
+      this.#syncing = this.#nextSync!
+      this.#nextSync = undefined
+      return this.#handle.datasync()
+    })
+    return this.#nextSync
   }
 
   /** A part counts as there only when the disk has it. */
   async #record(part: number, hash: Hash): Promise<void> {
-    await this.#handle.datasync()
+    await this.#sync()
     await this.#map.record(part, hash.digest('hex'))
   }
 
@@ -319,6 +343,33 @@ class Attempt {
     this.#counted += bytes
     this.#options.onBytes(bytes)
   }
+}
+
+/**
+ * Joins what comes fast, so that the disk is asked seldom: what is given holds until the next. What came before an error
+ * is given before it.
+ */
+async function* gathered(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const buffer = Buffer.allocUnsafeSlow(writeBytes)
+  let size = 0
+  let since = 0
+  try {
+    for await (let chunk of body) {
+      while (chunk.length > 0) {
+        if (size === 0) since = performance.now()
+        const taken = chunk.copy(buffer, size)
+        chunk = chunk.subarray(taken)
+        size += taken
+        if (size < writeBytes && performance.now() - since < writeMs) continue
+        yield buffer.subarray(0, size)
+        size = 0
+      }
+    }
+  } catch (error) {
+    if (size > 0) yield buffer.subarray(0, size)
+    throw error
+  }
+  if (size > 0) yield buffer.subarray(0, size)
 }
 
 /** Hashes a range of a file, as far as the file goes, reading ahead while it hashes. */

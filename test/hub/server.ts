@@ -3,6 +3,7 @@
  * reading a model needs it, with what can go wrong put in by a function that changes answers.
  */
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { createServer, type IncomingHttpHeaders, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -21,10 +22,19 @@ export interface Asked {
   before: number
 }
 
+/** A file too large to hold: its bytes are made as they are sent. */
+export interface MadeFile {
+  readonly length: number
+  readonly sha256: string
+  pieces(begin: number, end: number): Iterable<Buffer>
+}
+
 export interface Answer {
   status: number
   headers: Record<string, string | number>
   body: Buffer
+  /** In place of the body. */
+  made?: { length: number; pieces: Iterable<Buffer> }
   /** Send so many bytes of the body and break the connection; or leave it open and send nothing more. */
   cutAt?: number
   stallAt?: number
@@ -33,7 +43,7 @@ export interface Answer {
 
 export interface HubServerOptions {
   id?: string
-  files: Record<string, Buffer>
+  files: Record<string, Buffer | MadeFile>
   /** Paths of large files, which the other server sends. */
   large?: (path: string) => boolean
   /** Changes answers before they are sent. */
@@ -43,6 +53,7 @@ export interface HubServerOptions {
 export const sha256 = (bytes: Buffer | string): string => createHash('sha256').update(bytes).digest('hex')
 export const gitSha1 = (bytes: Buffer): string =>
   createHash('sha1').update(`blob ${bytes.length}\0`).update(bytes).digest('hex')
+const hashOf = (content: Buffer | MadeFile) => (Buffer.isBuffer(content) ? sha256(content) : content.sha256)
 
 export class HubServer {
   readonly id: string
@@ -50,7 +61,7 @@ export class HubServer {
   /** All requests so far. */
   readonly log: Asked[] = []
   fault: HubServerOptions['fault']
-  readonly #files: Map<string, Buffer>
+  readonly #files: Map<string, Buffer | MadeFile>
   readonly #isLarge: (path: string) => boolean
   readonly #hub: Server
   readonly #links: Server
@@ -121,12 +132,15 @@ export class HubServer {
     return [this.#resolve(name, content), 'resolve', name]
   }
 
-  #about(path: string, content: Buffer): Record<string, string> {
-    const etag = this.#isLarge(path) ? sha256(content) : gitSha1(content)
-    return { 'x-repo-commit': this.commit, etag: `"${etag}"` }
+  #etag(path: string, content: Buffer | MadeFile): string {
+    return this.#isLarge(path) || !Buffer.isBuffer(content) ? hashOf(content) : gitSha1(content)
   }
 
-  #resolve(path: string, content: Buffer): Answer {
+  #about(path: string, content: Buffer | MadeFile): Record<string, string> {
+    return { 'x-repo-commit': this.commit, etag: `"${this.#etag(path, content)}"` }
+  }
+
+  #resolve(path: string, content: Buffer | MadeFile): Answer {
     const about = this.#about(path, content)
     if (!this.#isLarge(path)) {
       const location = `/api/resolve-cache/${this.commit}/${encodeURIComponent(path)}`
@@ -150,9 +164,9 @@ export class HubServer {
   /** Two pages, as a hub has them for long lists. */
   #tree(query: URLSearchParams): Answer {
     const entries = [...this.#files].map(([path, content]) => {
-      const pointer = { oid: sha256(content), size: content.length, pointerSize: 134 }
+      const pointer = { oid: hashOf(content), size: content.length, pointerSize: 134 }
       const large = this.#isLarge(path)
-      const oid = large ? '1'.repeat(40) : gitSha1(content)
+      const oid = large ? '1'.repeat(40) : this.#etag(path, content)
       return { type: 'file', path, size: content.length, oid, ...(large && { lfs: pointer, xetHash: '2'.repeat(64) }) }
     })
     const half = Math.ceil(entries.length / 2)
@@ -178,23 +192,39 @@ export function failure(status: number, code?: string, message?: string): Answer
   return { status, headers, body: Buffer.from(code ?? '') }
 }
 
-function ranged(content: Buffer, { range }: IncomingHttpHeaders, headers: Record<string, string>): Answer {
+function ranged(content: Buffer | MadeFile, { range }: IncomingHttpHeaders, headers: Record<string, string>): Answer {
   const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(range ?? '') ?? []
-  if (from === undefined) return { status: 200, headers, body: content }
+  if (from === undefined) return { status: 200, headers, ...part(content, 0, content.length) }
   const begin = Number(from)
   const end = Math.min(to ? Number(to) + 1 : content.length, content.length)
   if (begin >= end) return { status: 416, headers: { 'content-range': `bytes */${content.length}` }, body: Buffer.of() }
   const said = { 'content-range': `bytes ${begin}-${end - 1}/${content.length}` }
-  return { status: 206, headers: { ...headers, ...said }, body: content.subarray(begin, end) }
+  return { status: 206, headers: { ...headers, ...said }, ...part(content, begin, end) }
+}
+
+function part(content: Buffer | MadeFile, begin: number, end: number): Pick<Answer, 'body' | 'made'> {
+  if (Buffer.isBuffer(content)) return { body: content.subarray(begin, end) }
+  return { body: Buffer.of(), made: { length: end - begin, pieces: content.pieces(begin, end) } }
 }
 
 async function send(response: ServerResponse, answer: Answer, method: string): Promise<void> {
-  const { status, headers, body, cutAt, stallAt, delayMs } = answer
+  const { status, headers, body, made, cutAt, stallAt, delayMs } = answer
   if (delayMs) await sleep(delayMs)
-  response.writeHead(status, { 'content-length': body.length, ...headers })
+  response.writeHead(status, { 'content-length': made?.length ?? body.length, ...headers })
   if (method === 'HEAD') return void response.end()
+  if (made) return sendPieces(response, made.pieces)
   const stop = cutAt ?? stallAt
   if (stop === undefined) return void response.end(body)
   response.write(body.subarray(0, stop))
   if (cutAt !== undefined) setTimeout(() => response.destroy(), 20)
+}
+
+async function sendPieces(response: ServerResponse, pieces: Iterable<Buffer>): Promise<void> {
+  const gone = new AbortController()
+  response.once('close', () => gone.abort())
+  for (const piece of pieces) {
+    if (response.destroyed) return
+    if (!response.write(piece)) await once(response, 'drain', gone).catch(() => {})
+  }
+  response.end()
 }
