@@ -18,6 +18,8 @@ export interface Download {
   /** How many bytes more (or again fewer) are there, and how many more were hashed. */
   onBytes: (bytes: number) => void
   onChecked: (bytes: number) => void
+  /** Called when all of it has come, and is hashed next. */
+  onFetched?: () => void
 }
 
 /** A disk that turns recorded parts bad three times in a row is not to be trusted. */
@@ -77,6 +79,7 @@ export async function download(options: Download): Promise<void> {
     const attempt = await Attempt.open(options)
     try {
       await attempt.fetchMissing()
+      options.onFetched?.()
       await attempt.repair()
       return await attempt.finish()
     } catch (error) {

@@ -25,15 +25,13 @@ export class ProgressMeter {
   readonly #speeds: { downloading: Speed; checking: Speed }
   #state: PullProgress = { step: 'downloading', file: '', doneBytes: 0, totalBytes: 0, checkedBytes: 0 }
   #toldAt = -Infinity
+  #receivedAt = -Infinity
+  #checkedAt = -Infinity
 
   constructor(onProgress?: (progress: PullProgress) => void, now = () => performance.now()) {
     this.#onProgress = onProgress
     this.#now = now
     this.#speeds = { downloading: new Speed(), checking: new Speed() }
-  }
-
-  get checkedBytes(): number {
-    return this.#state.checkedBytes
   }
 
   expect(bytes: number): void {
@@ -46,12 +44,19 @@ export class ProgressMeter {
   }
 
   received(file: string, bytes: number): void {
+    const now = this.#now()
     this.#state.doneBytes += bytes
+    if (this.#state.step !== 'downloading') this.#speeds.downloading.begin(now)
+    this.#receivedAt = now
     this.#advance('downloading', file, bytes)
   }
 
+  /** While other files come, it is told that they do. */
   checked(file: string, bytes: number): void {
+    const now = this.#now()
     this.#state.checkedBytes += bytes
+    if (now - this.#checkedAt > leastMs) this.#speeds.checking.begin(now)
+    this.#checkedAt = now
     this.#advance('checking', file, bytes)
   }
 
@@ -60,11 +65,12 @@ export class ProgressMeter {
     const { doneBytes, totalBytes, checkedBytes, step } = this.#state
     this.#toldAt = this.#now()
     const [download, check] = [this.#speeds.downloading.now(), this.#speeds.checking.now()]
-    const parts = [
-      [totalBytes - doneBytes, download],
-      [totalBytes - checkedBytes, check ?? Infinity],
-    ] as const
-    const secondsLeft = parts.reduce((sum, [left, speed]) => sum + (left > 0 ? left / (speed ?? 0) : 0), 0)
+    const secondsFor = (left: number, speed: number) => (left > 0 ? left / speed : 0)
+    // One file is hashed while the next one comes.
+    const secondsLeft = Math.max(
+      secondsFor(totalBytes - doneBytes, download ?? 0),
+      secondsFor(totalBytes - checkedBytes, check ?? Infinity),
+    )
     const bytesPerSecond = step === 'downloading' ? download : check
     this.#onProgress?.({
       ...this.#state,
@@ -75,9 +81,7 @@ export class ProgressMeter {
 
   #advance(step: PullProgress['step'], file: string, bytes: number): void {
     const now = this.#now()
-    if (step !== this.#state.step) this.#speeds[step].begin(now)
-    this.#state.step = step
-    this.#state.file = file
+    if (step === 'downloading' || now - this.#receivedAt > leastMs) Object.assign(this.#state, { step, file })
     this.#speeds[step].add(bytes, now)
     if (now - this.#toldAt >= everyMs) this.tell()
   }

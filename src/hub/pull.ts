@@ -6,6 +6,7 @@ import { readJsonObject } from '../checkpoint/index-file.ts'
 import { openFolder } from '../checkpoint/source.node.ts'
 import { readConfig } from '../model/config.ts'
 import { download, dropPartial, explainDisk, isGood, recordedBytes } from './download.ts'
+import { takeInTurn } from './download-queue.ts'
 import { type HubEnvironment, readEnvironment } from './environment.ts'
 import { lockFile } from './file-lock.ts'
 import { checkRevision, freeBytes, RepositoryCache, repositoryOf, shardsOf } from './hub-cache.ts'
@@ -166,7 +167,7 @@ class Pull {
     // Python's tools call a repository without this folder corrupt, and one being downloaded is not.
     await mkdir(this.#cache.snapshot(''), { recursive: true })
     await mkdir(this.#cache.blobs, { recursive: true })
-    for (const file of files) await this.#take(file)
+    await takeInTurn(files, (...file) => this.#take(...file), this.#target.signal)
     this.#meter.tell()
   }
 
@@ -226,29 +227,32 @@ class Pull {
   }
 
   /** Finds a file, or downloads it. What is found counts only when its hash is right. */
-  async #take(file: HubFile): Promise<void> {
-    const { signal, onWait, commit } = this.#target
+  async #take(file: HubFile, signal: AbortSignal, onFetched: () => void): Promise<void> {
+    const { onWait, commit } = this.#target
     const cache = this.#cache
     const release = await lockFile(join(cache.locks, `${file.etag}.tutti.lock`), { signal, onWait })
     try {
-      const check = { signal, onChecked: (bytes: number) => this.#meter.checked(file.path, bytes) }
-      const before = this.#meter.checkedBytes
+      let checked = 0
+      const onChecked = (bytes: number) => {
+        checked += bytes
+        this.#meter.checked(file.path, bytes)
+      }
       for (const place of ['blob', 'snapshot'] as const) {
         const found = await this.#find(file, place)
         if (!found) continue
-        if (await isGood(this.#pathIn(file, place), file, check)) {
+        if (await isGood(this.#pathIn(file, place), file, { signal, onChecked })) {
           this.#meter.found(file.size)
           this.#places.set(file, place)
           this.#hashed.set(file, { ...found, verified: new Date().toISOString() })
           return await dropPartial(cache, file)
         }
-        this.#meter.checked(file.path, before - this.#meter.checkedBytes)
+        onChecked(-checked)
       }
       const there = await recordedBytes(cache, file, this.#partBytes)
       await download({
         ...{ client: this.#client, cache, commit, file, signal, numConnections, partBytes: this.#partBytes },
         onBytes: bytes => this.#meter.received(file.path, bytes),
-        onChecked: check.onChecked,
+        ...{ onChecked, onFetched },
       })
       this.#fetched += file.size - there
       this.#places.set(file, 'new')
