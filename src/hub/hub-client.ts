@@ -29,6 +29,9 @@ export interface Content {
 /** No answer, or none that helps: the hub cannot be reached now. What is cached still serves. */
 export class Unreachable extends DeviceError {}
 
+/** Not even an answer came: no name, no connection, no time. */
+class NoAnswer extends Unreachable {}
+
 /** The server says that the file does not have the range asked for. */
 export class RangeRefused extends DeviceError {}
 
@@ -47,6 +50,8 @@ interface RequestSettings {
 
 export interface ClientOptions {
   signal?: AbortSignal
+  /** Called before a request is sent again, so many milliseconds before: `reason` is the failure as a sentence. */
+  onRetry?: (reason: string, ms: number) => void
   /** How waiting is done; tests wait less. */
   wait?: (ms: number, signal?: AbortSignal) => Promise<unknown>
 }
@@ -57,13 +62,15 @@ export class HubClient {
   readonly #origin: URL
   readonly #connections: Connections
   readonly #signal: AbortSignal | undefined
+  readonly #onRetry: ClientOptions['onRetry']
   readonly #wait: NonNullable<ClientOptions['wait']>
 
-  constructor(environment: HubEnvironment, { signal, wait }: ClientOptions = {}) {
+  constructor(environment: HubEnvironment, { signal, onRetry, wait }: ClientOptions = {}) {
     this.#environment = environment
     this.#origin = new URL(environment.endpoint)
     this.#connections = new Connections(environment.proxyFor)
     this.#signal = signal
+    this.#onRetry = onRetry
     this.#wait = wait ?? ((ms, signal) => sleep(ms, undefined, { signal }).catch(() => signal?.throwIfAborted()))
   }
 
@@ -71,10 +78,14 @@ export class HubClient {
     this.#connections.close()
   }
 
-  /** The commit that a branch, tag or commit stands for. */
-  async commitOf(id: string, revision: string): Promise<string> {
+  /**
+   * The commit that a branch, tag or commit stands for. Asked once where no answer comes and `isOptional`: whoever has an
+   * answer already need not wait for a network that is not there.
+   */
+  async commitOf(id: string, revision: string, isOptional = false): Promise<string> {
     const what = `revision ${revision} of ${id}`
-    const { value } = await this.#json(`/api/models/${id}/revision/${encodeURIComponent(revision)}`, what)
+    const path = `/api/models/${id}/revision/${encodeURIComponent(revision)}`
+    const { value } = await this.#json(path, what, isOptional ? NoAnswer : undefined)
     const sha = value instanceof Map ? value.get('sha') : undefined
     if (typeof sha === 'string' && /^[0-9a-f]{40}$/.test(sha)) return sha
     throw new CheckpointError(`${this.#origin.host} gives no commit for ${what}: this is not how a hub answers`)
@@ -117,8 +128,12 @@ export class HubClient {
     })
   }
 
-  async #json(path: string, what: string): Promise<{ value: JsonValue; headers: IncomingHttpHeaders }> {
-    return this.#retried(this.#signal, async () => {
+  async #json(
+    path: string,
+    what: string,
+    final?: typeof NoAnswer,
+  ): Promise<{ value: JsonValue; headers: IncomingHttpHeaders }> {
+    const send = async () => {
       const { response } = await this.#follow(path, what, { signal: this.#signal })
       const chunks: Buffer[] = []
       let size = 0
@@ -128,7 +143,8 @@ export class HubClient {
         chunks.push(chunk)
       }
       return { value: parseAnswer(Buffer.concat(chunks), what), headers: response.headers }
-    })
+    }
+    return this.#retried(this.#signal, send, final)
   }
 
   /** The next page's path, from `Link: <…>; rel="next"`. */
@@ -242,26 +258,28 @@ export class HubClient {
     return new RequestError(explain(response.headers, status, what, this.#origin, text), { status })
   }
 
-  /** Calls `send` again after failures that pass. */
-  async #retried<T>(signal: AbortSignal | undefined, send: () => Promise<T>): Promise<T> {
+  /** Calls `send` again after failures that pass, but for those of the class `final`. */
+  async #retried<T>(signal: AbortSignal | undefined, send: () => Promise<T>, final?: typeof NoAnswer): Promise<T> {
     for (let tries = 1; ; tries++) {
       signal?.throwIfAborted()
       try {
         return await send()
       } catch (error) {
-        if (!(error instanceof Unreachable) || tries === maxTries) throw error
+        const passes = error instanceof Unreachable && !(final && error instanceof final)
+        if (!passes || tries === maxTries) throw error
         await this.pause(tries, error, signal)
       }
     }
   }
 
   /** Waits before try `tries` + 1: 1 s, doubling up to 8, or what the server asked for. */
-  async pause(tries: number, error: unknown, signal = this.#signal): Promise<void> {
-    const asked = error instanceof Unreachable && (error.cause as { waitMs?: number } | undefined)?.waitMs
+  async pause(tries: number, error: Unreachable, signal = this.#signal): Promise<void> {
+    const asked = (error.cause as { waitMs?: number } | undefined)?.waitMs
     const ms = asked || Math.min(1000 * 2 ** (tries - 1), 8000)
     if (ms > maxWaitMs) {
       throw new DeviceError(`${this.#origin.host} asks to wait ${Math.ceil(ms / 60_000)} minutes; try again then`)
     }
+    this.#onRetry?.(error.message, ms)
     await this.#wait(ms, signal)
     signal?.throwIfAborted()
   }
@@ -281,9 +299,9 @@ function discard(response: IncomingMessage): void {
 
 const messageOf = (error: unknown) => (error instanceof Error && error.message) || String(error)
 
-function unreachable(url: URL, error: Error): Unreachable {
+function unreachable(url: URL, error: Error): NoAnswer {
   const code = (error as NodeJS.ErrnoException).code
-  return new Unreachable(`${url.host} cannot be reached (${error.message || code}); check the network`, {
+  return new NoAnswer(`${url.host} cannot be reached (${error.message || code}); check the network`, {
     cause: error,
   })
 }

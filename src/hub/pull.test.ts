@@ -456,13 +456,21 @@ describe('pull without a hub', () => {
     const { path, notice } = await setting.pull()
     assert.equal(path, join(setting.repo, 'snapshots', setting.server.commit))
     assert.match(notice ?? '', /cannot be reached/)
+    assert.deepEqual(setting.waits, [], 'it is not waited for')
     cleanUps.shift()
   })
 
   it('fails where nothing is cached', async () => {
     const setting = await setUp(undefined, { HF_ENDPOINT: 'http://127.0.0.1:9' })
-    await assert.rejects(setting.pull(), /127\.0\.0\.1:9 cannot be reached/)
-    assert.equal(setting.waits.length, 5)
+    const told: [string, number][] = []
+    const onRetry = (...retry: [string, number]) => void told.push(retry)
+    await assert.rejects(setting.pull({ onRetry }), /127\.0\.0\.1:9 cannot be reached/)
+    assert.deepEqual(setting.waits, [1, 2, 4, 8, 8])
+    assert.deepEqual(
+      told.map(([, ms]) => ms),
+      [1000, 2000, 4000, 8000, 8000],
+    )
+    assert.match(told[0][0], /127\.0\.0\.1:9 cannot be reached/)
   })
 
   it('asks nothing in offline mode', async () => {

@@ -28,6 +28,8 @@ export interface PullOptions {
   onWait?: (pid: number) => void
   /** tutti's own cache folder, for the record of what was hashed; undefined where this user has none. */
   recordFolder?: string | undefined
+  /** Called before a request is sent again, so many milliseconds before: `reason` is the failure as a sentence. */
+  onRetry?: ClientOptions['onRetry']
   /** For tests: smaller parts and disks, shorter waits. */
   partBytes?: number
   spareBytes?: number
@@ -69,7 +71,8 @@ export async function pull(name: string, options: PullOptions = {}): Promise<Pul
   }
   const client = new HubClient(environment, options)
   try {
-    const found = await ask(client, id, revision)
+    const isCached = cache.locate(revision, layout) !== undefined
+    const found = await ask(client, id, revision, isCached)
     if ('commit' in found) return await new Pull(client, cache, { ...options, ...found, layout, revision }).run()
     const { message } = found.failure
     return cached(cache, revision, layout, `${message}; the version in the cache is used`, found.failure)
@@ -85,9 +88,10 @@ async function ask(
   client: HubClient,
   id: string,
   revision: string,
+  isCached: boolean,
 ): Promise<{ commit: string; files: HubFile[] } | { failure: Unreachable }> {
   try {
-    const commit = await client.commitOf(id, revision)
+    const commit = await client.commitOf(id, revision, isCached)
     return { commit, files: await client.files(id, commit) }
   } catch (error) {
     if (error instanceof Unreachable) return { failure: error }
