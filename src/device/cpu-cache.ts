@@ -10,47 +10,63 @@ export interface PageSource {
 }
 
 /**
- * Pages of one size. One that is given back while passes run may still be written by one that was abandoned: it is free
- * only when none runs.
+ * Pages of one size, each held by one or more caches and snapshots. Passes that use a page keep its memory until they have
+ * ended, so a page can be given back at any time.
  */
 export class PageStore {
   readonly #source: PageSource
-  readonly #waiting: number[] = []
-  #held = false
+  readonly #numHolders = new Map<number, number>() // by page
 
   constructor(source: PageSource) {
     this.#source = source
   }
 
+  get numPages(): number {
+    return this.#numHolders.size
+  }
+
   take(): number {
-    return this.#source.take()
+    const page = this.#source.take()
+    this.#numHolders.set(page, 1)
+    return page
+  }
+
+  /** The same page for one holder more. */
+  share(page: number): number {
+    this.#numHolders.set(page, this.#numHolders.get(page)! + 1)
+    return page
+  }
+
+  /** What a holder writes into in place of its page: a copy, if others hold that too. */
+  own(page: number): number {
+    if (this.#numHolders.get(page) === 1) return page
+    const copy = this.take()
+    this.copy(page, copy)
+    this.give([page])
+    return copy
   }
 
   copy(from: number, to: number): void {
     this.#source.copy(from, to)
   }
 
-  copyOf(page: number): number {
-    const copy = this.take()
-    this.copy(page, copy)
-    return copy
-  }
-
   give(pages: Iterable<number>): void {
     for (const page of pages) {
-      if (this.#held) this.#waiting.push(page)
-      else this.#source.give(page)
+      const numOthers = this.#numHolders.get(page)! - 1
+      if (numOthers > 0) {
+        this.#numHolders.set(page, numOthers)
+      } else {
+        this.#numHolders.delete(page)
+        this.#source.give(page)
+      }
     }
-  }
-
-  /** Whether passes run. */
-  hold(held: boolean): void {
-    this.#held = held
-    if (!held) this.give(this.#waiting.splice(0))
   }
 }
 
-/** Keys and values of one sequence in one layer: a list of pages, which grows as the sequence does. */
+/**
+ * Keys and values of one sequence in one layer: a list of pages, which grows as the sequence does. Forks and snapshots
+ * hold the same pages: whoever is about to write into one that others hold too writes into a copy.
+ */
 export class CpuCache implements LayerCache {
   readonly window: number
   /** Positions p and p + capacity share a place. */
@@ -59,12 +75,14 @@ export class CpuCache implements LayerCache {
   first = 0
   length = 0
   readonly #store: PageStore
+  readonly #maxChunk: number
 
   constructor(store: PageStore, window: number, maxChunk: number) {
     this.#store = store
     this.window = window
-    // A chunk of n tokens needs the window − 1 before its first token, and itself.
-    this.capacity = Number.isFinite(window) ? window - 1 + maxChunk : Infinity
+    this.#maxChunk = maxChunk
+    // A chunk of n tokens needs the window − 1 before its first token, and itself. A ring has whole pages.
+    this.capacity = Math.ceil((window - 1 + maxChunk) / pageTokens) * pageTokens
   }
 
   /** Makes room for `count` positions from `start` on; those from `length` on are about to be written. */
@@ -75,6 +93,16 @@ export class CpuCache implements LayerCache {
     const numPlaces = Math.min(end, this.capacity)
     const wanted = Math.ceil(numPlaces / pageTokens)
     while (this.pages.length < wanted) this.pages.push(this.#store.take())
+    for (const index of this.#indices(Math.max(start, this.length), end)) {
+      this.pages[index] = this.#store.own(this.pages[index])
+    }
+  }
+
+  /** The pages, by their index, in which positions from `from` up to `to` lie. */
+  #indices(from: number, to: number): Set<number> {
+    const indices = new Set<number>()
+    for (let p = from; p < to; p++) indices.add(Math.floor((p % this.capacity) / pageTokens))
+    return indices
   }
 
   /** Lengthens the cache by copies of its first page, for timing: what it holds makes no difference to speed. */
@@ -94,27 +122,34 @@ export class CpuCache implements LayerCache {
   }
 
   restart(position: number): void {
+    this.dispose()
     this.first = position
     this.length = position
   }
 
   snapshot(first: number, length: number): CpuSnapshot {
-    const copies = new Map<number, number>()
-    for (let position = first; position < length; position++) {
-      const index = Math.floor((position % this.capacity) / pageTokens)
-      if (!copies.has(index)) copies.set(index, this.#store.copyOf(this.pages[index]))
-    }
-    return { first, length, copies, dispose: () => this.#store.give(copies.values()) }
+    const pages = new Map<number, number>()
+    for (const index of this.#indices(first, length)) pages.set(index, this.#store.share(this.pages[index]))
+    return { first, length, pages, dispose: () => this.#store.give(pages.values()) }
   }
 
-  /** Pages that a pass may still be writing are not written here: others take their place. */
-  restore({ first, length, copies }: CpuSnapshot): void {
-    for (const [index, page] of copies) {
-      const [before] = this.pages.splice(index, 1, this.#store.copyOf(page))
-      this.#store.give([before])
+  restore({ first, length, pages }: CpuSnapshot): void {
+    for (const [index, page] of pages) {
+      while (this.pages.length <= index) this.pages.push(this.#store.take())
+      this.#store.give([this.pages[index]])
+      this.pages[index] = this.#store.share(page)
     }
     this.first = first
     this.length = length
+  }
+
+  fork(length: number): CpuCache {
+    const fork = new CpuCache(this.#store, this.window, this.#maxChunk)
+    if (Number.isFinite(this.capacity)) return fork
+    const pages = this.pages.slice(0, Math.ceil(length / pageTokens))
+    fork.pages.push(...pages.map(page => this.#store.share(page)))
+    fork.length = length
+    return fork
   }
 
   dispose(): void {
@@ -122,7 +157,7 @@ export class CpuCache implements LayerCache {
   }
 }
 
-/** Copies of whole pages, by their place in the ring. */
+/** Whole pages, by their place in the ring. */
 interface CpuSnapshot extends LayerSnapshot {
-  readonly copies: ReadonlyMap<number, number>
+  readonly pages: ReadonlyMap<number, number>
 }

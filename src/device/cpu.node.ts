@@ -42,6 +42,12 @@ const mib = 2 ** 20
 /** What native/memory.c takes for so many bytes: blocks of 2 MiB and more lie in pages of 2 MiB. */
 const inPages = (bytes: number): number => (bytes < 2 * mib ? bytes : Math.ceil(bytes / (2 * mib)) * 2 * mib)
 
+/** Of pages of so many bytes: they lie in slabs of 2 MiB, as many as find room in one. */
+function bytesInSlabs(numPages: number, bytes: number): number {
+  const each = bytes < 2 * mib ? (2 * mib) / Math.floor((2 * mib) / bytes) : inPages(bytes)
+  return Math.ceil(numPages * each)
+}
+
 /** Native kernels on a pool of threads. Matrices are used where the checkpoint's files are mapped. */
 export class CpuDevice implements Device {
   readonly name: string
@@ -53,7 +59,6 @@ export class CpuDevice implements Device {
   readonly #numThreads: number
   readonly #keep: KeepOptions | undefined
   #kept: KeptMatrices | undefined
-  #numRunning = 0
 
   constructor(native: Native, { level, threads, precision = 'fast', cache = 'bf16', keep }: CpuOptions = {}) {
     const levels = native.levels()
@@ -89,16 +94,17 @@ export class CpuDevice implements Device {
     return tensor.location ? { own: 0, mapped: tensor.byteLength } : { own: inPages(tensor.byteLength), mapped: 0 }
   }
 
-  /** Pages lie in slabs of 2 MiB, as many as find room in one. */
   cacheBytes({ numKeyValueHeads, headDim }: AttentionShape, tokens: number): number {
-    const bytes = this.#pageBytes(numKeyValueHeads, headDim)
-    const each = bytes < 2 * mib ? (2 * mib) / Math.floor((2 * mib) / bytes) : inPages(bytes)
-    return Math.ceil(Math.ceil(tokens / pageTokens) * each)
+    return bytesInSlabs(Math.ceil(tokens / pageTokens), this.#pageBytes(numKeyValueHeads, headDim))
   }
 
-  /** Whole pages are copied, and a window that begins within one ends within another. */
-  snapshotBytes(shape: AttentionShape): number {
-    return this.cacheBytes(shape, shape.window + pageTokens)
+  get heldCacheBytes(): number {
+    return [...this.#stores].reduce((sum, [bytes, store]) => sum + bytesInSlabs(store.numPages, bytes), 0)
+  }
+
+  /** Whole pages are kept: what begins with the last position of one may end with the first of another. */
+  snapshotBytes(shape: AttentionShape, tokens: number): number {
+    return this.cacheBytes(shape, tokens - 1 + pageTokens)
   }
 
   /** Activations of a pass, what the hungriest kernel shares among the threads, and each thread's own. */
@@ -206,28 +212,14 @@ export class CpuDevice implements Device {
       this.#options.precision === 'exact',
       (steps, result) => {
         const { words, arenaBytes, resultOffset } = plan(steps, result)
-        return this.#started(
-          this.#native.submit(this.#device, words, arenaBytes, resultOffset, result ? result.length : 0),
-        )
+        return this.#native.submit(this.#device, words, arenaBytes, resultOffset, result ? result.length : 0)
       },
       pass => this.#native.stop(this.#device, pass),
     )
   }
 
-  /** Pages given back while something runs may still be written: they are free once nothing runs. */
-  #started<T>(pass: NativePass<T>): NativePass<T> {
-    this.#numRunning++
-    for (const store of this.#stores.values()) store.hold(true)
-    const ended = () => {
-      this.#numRunning--
-      if (this.#numRunning === 0) for (const store of this.#stores.values()) store.hold(false)
-    }
-    pass.done.then(ended, ended)
-    return pass
-  }
-
   async #finished<T>(pass: NativePass<T>): Promise<T> {
-    const value = await this.#started(pass).done
+    const value = await pass.done
     return value as T
   }
 

@@ -1,6 +1,6 @@
 import { DeviceError } from '../base/errors.ts'
 import { attention } from '../kernels/attention/attention.ref.ts'
-import { ReferenceCache } from '../kernels/attention/cache.ref.ts'
+import { type Account, ReferenceCache, roomFor } from '../kernels/attention/cache.ref.ts'
 import { embedding } from '../kernels/embedding/embedding.ref.ts'
 import { experts } from '../kernels/experts/experts.ref.ts'
 import { linear } from '../kernels/linear/linear.ref.ts'
@@ -29,18 +29,22 @@ import { topK } from '../kernels/top-k/top-k.ref.ts'
 export class ReferenceDevice implements Device {
   readonly name = 'reference'
   readonly maxChunk = 64 // tokens: progress and cancelling within a prefill stay fine-grained
+  readonly #caches: Account = { bytes: 0 }
 
   weightBytes(tensor: Pick<StoredTensor, 'byteLength'>): WeightBytes {
     return { own: tensor.byteLength, mapped: 0 }
   }
 
   cacheBytes({ numKeyValueHeads, headDim, window }: AttentionShape, tokens: number): number {
-    const growth = Number.isFinite(window) ? 1 : 17 / 16 // a full layer's cache grows by a sixteenth at a time
-    return Math.ceil(2 * 4 * numKeyValueHeads * headDim * tokens * growth)
+    return 2 * 4 * numKeyValueHeads * headDim * roomFor(tokens, window)
   }
 
-  snapshotBytes(shape: AttentionShape): number {
-    return this.cacheBytes(shape, shape.window)
+  snapshotBytes({ numKeyValueHeads, headDim }: AttentionShape, tokens: number): number {
+    return 2 * 4 * numKeyValueHeads * headDim * tokens
+  }
+
+  get heldCacheBytes(): number {
+    return this.#caches.bytes
   }
 
   passBytes(sizes: ModelSizes, tokens: number): number {
@@ -71,7 +75,7 @@ export class ReferenceDevice implements Device {
   }
 
   newCache(shape: AttentionShape, maxChunk: number): LayerCache {
-    return new ReferenceCache(shape, maxChunk)
+    return new ReferenceCache(shape, maxChunk, this.#caches)
   }
 
   begin(): Ops {

@@ -61,15 +61,20 @@ export interface LayerCache {
   commit(length: number): void
   /** Forgets everything from `length` on. The ring's earlier entries stay. */
   truncate(length: number): void
-  /** Forgets everything; the next write is at `position`, and nothing before it is seen. */
-  restart(position: number): void
-  /** A copy of the positions from `first` up to `length`, all of which are held. Windowed caches alone are asked for it. */
-  snapshot(first: number, length: number): LayerSnapshot
   /**
-   * Holds what a snapshot of this cache does, and nothing else; the snapshot stays as it is. An abandoned pass may still
-   * be writing into what was held before.
+   * Forgets everything and gives its memory back until it is written again; the next write is at `position`, and nothing
+   * before it is seen. An abandoned pass may still be writing into what was held before.
    */
+  restart(position: number): void
+  /** Keeps the positions from `first` up to `length`, all of which are held. Windowed caches alone are asked for it. */
+  snapshot(first: number, length: number): LayerSnapshot
+  /** Holds what a snapshot of this cache, or of one that it was forked from, does, and nothing else; see `restart`. */
   restore(snapshot: LayerSnapshot): void
+  /**
+   * Another cache of this kind. A full one holds what this one does below `length`, and may share its memory with it until
+   * either writes there; a windowed one is empty. A pass may be running over this one.
+   */
+  fork(length: number): LayerCache
   dispose(): void
 }
 
@@ -161,8 +166,10 @@ export interface Device {
   weightBytes(tensor: Omit<StoredTensor, 'read'>, options?: LoadOptions): WeightBytes
   /** Bytes of a cache that has grown to `tokens` positions. */
   cacheBytes(shape: AttentionShape, tokens: number): number
-  /** Bytes of a snapshot of a windowed cache. */
-  snapshotBytes(shape: AttentionShape): number
+  /** Bytes of a snapshot of at most `tokens` positions of a windowed cache. */
+  snapshotBytes(shape: AttentionShape, tokens: number): number
+  /** Bytes that all caches and snapshots hold now, what some share counted once; never more than was planned for them. */
+  readonly heldCacheBytes: number
   /** Bytes that a forward pass of `tokens` tokens computes in. */
   passBytes(sizes: ModelSizes, tokens: number): number
   /** Puts a matrix or vector on the device; several parts are joined along their rows. BF16 or F32. */

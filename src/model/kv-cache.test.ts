@@ -2,23 +2,26 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { randomModel, smallConfig } from '../engine/testing.ts'
 import type { LayerCache, LayerSnapshot } from '../kernels/ops.ts'
-import { KvCache, maxSnapshots } from './kv-cache.ts'
+import { KvCache, maxSnapshots, snapshotTokens } from './kv-cache.ts'
 
 /** A layer that holds no numbers, only the bounds: rings of this capacity, or everything. */
 class Bounds implements LayerCache {
   first = 0
   length = 0
-  disposed = false
-  readonly snapshots = new Set<LayerSnapshot>()
+  holdsMemory = false
   readonly window: number
+  /** Those of all forks. */
+  readonly snapshots: Set<LayerSnapshot>
   readonly #capacity: number
-  constructor(window: number, capacity = Infinity) {
+  constructor(window: number, capacity = Infinity, snapshots = new Set<LayerSnapshot>()) {
     this.window = window
     this.#capacity = capacity
+    this.snapshots = snapshots
   }
   /** What attention does. */
   write(position: number): void {
     if (position >= this.length) this.first = Math.max(this.first, position + 1 - this.#capacity)
+    this.holdsMemory = true
   }
   commit(length: number): void {
     this.length = Math.max(this.length, length)
@@ -27,6 +30,7 @@ class Bounds implements LayerCache {
     this.length = Math.min(this.length, length)
   }
   restart(position: number): void {
+    this.holdsMemory = false
     this.first = position
     this.length = position
   }
@@ -38,11 +42,20 @@ class Bounds implements LayerCache {
   }
   restore(snapshot: LayerSnapshot): void {
     assert.ok(this.snapshots.has(snapshot))
+    this.holdsMemory = true
     this.first = snapshot.first
     this.length = snapshot.length
   }
+  fork(length: number): Bounds {
+    const fork = new Bounds(this.window, this.#capacity, this.snapshots)
+    if (Number.isFinite(this.window)) return fork
+    assert.ok(length <= this.length)
+    fork.length = length
+    fork.holdsMemory = length > 0
+    return fork
+  }
   dispose(): void {
-    this.disposed = true
+    this.holdsMemory = false
   }
 }
 
@@ -183,9 +196,9 @@ test('windows that were restored are exact wherever they hold enough, and can be
   assert.equal(cache.rewind(40), 30)
   run(30, 35)
   assert.equal(cache.rewind(40), 35, 'an interrupted run goes on')
-  cache.mark(35)
+  cache.mark(32)
   run(35, 40)
-  assert.deepEqual(kept(), [35], 'one for both')
+  assert.deepEqual(kept(), [32], 'one for both')
   runTo(100)
   assert.equal(cache.rewind(31), 31)
 })
@@ -206,10 +219,10 @@ test('nothing is marked where nothing has run, where the ring has lost it, and w
 })
 
 test('marks close together share a snapshot, which serves all that lies between', () => {
-  const positions = [60, 61, 63]
-  for (const to of [60, 61, 62, 63]) {
+  const positions = [60, 61, 62]
+  for (const to of [60, 61, 62]) {
     const { cache, layers, kept } = marked(positions)
-    assert.deepEqual(kept(), [63])
+    assert.deepEqual(kept(), [62])
     assert.deepEqual([...layers[2].snapshots][0].first, 60 - 9)
     assert.equal(cache.rewind(to), to)
   }
@@ -217,6 +230,8 @@ test('marks close together share a snapshot, which serves all that lies between'
   cache.rewind(61)
   runTo(100)
   assert.equal(cache.rewind(60), 60, 'what was cut off it does not take the rest away')
+  assert.deepEqual(marked([57, 60, 62, 63]).kept(), [57, 62, 63], 'none grows longer than was planned')
+  assert.equal(snapshotTokens(10), 62 - (60 - 9))
 })
 
 test('of too many marks the one that spares the fewest tokens goes, of equals the oldest, never the newest', () => {
@@ -227,10 +242,129 @@ test('of too many marks the one that spares the fewest tokens goes, of equals th
   assert.deepEqual(marked([9, 40, 60, 80, 100]).kept(), [40, 60, 80, 100], 'near the beginning little is spared')
 })
 
+for (const { name, to, from } of markedRewinds) {
+  test(`a fork of 100 tokens at ${to}, with marks at 30 and 62, resumes at ${from} too: ${name}`, () => {
+    const { cache, layers } = marked([30, 62])
+    assert.equal(cache.cost(to), to - from)
+    const fork = cache.fork(to)
+    assert.deepEqual([fork.length, fork.cost(to)], [to, to - from])
+    assert.deepEqual(holding(fork.layers), [false, true, false, true], 'its rings are empty')
+    assert.equal(fork.rewind(to), from)
+    assert.deepEqual(
+      fork.layers.map(layer => layer.length),
+      [from, to, from, to],
+    )
+    assert.deepEqual(
+      layers.map(layer => layer.length),
+      [100, 100, 100, 100],
+      'the other stays as it was',
+    )
+    assert.deepEqual([cache.cost(100), cache.cost(62), cache.cost(30)], [0, 0, 0])
+  })
+}
+
+const holding = (layers: readonly LayerCache[]) => layers.map(layer => (layer as Bounds).holdsMemory)
+
+test('nothing beyond what is held can be forked, and nothing tells its cost', () => {
+  const { cache, run } = newCache()
+  run(0, 40)
+  for (const position of [41, Number.NaN]) {
+    assert.throws(() => cache.fork(position), RangeError)
+    assert.throws(() => cache.cost(position), RangeError)
+  }
+  assert.equal(cache.fork(0).rewind(0), 0)
+})
+
+test('forks and forks of forks hold snapshots together, each as far as its own tokens reach, until the last is gone', () => {
+  const { cache, layers, kept } = marked([30, 60, 61])
+  const fork = cache.fork(60)
+  const other = fork.fork(45)
+  assert.deepEqual([kept(), layers[2].snapshots.size], [[30, 61], 2], 'none is copied')
+  assert.deepEqual([fork.rewind(60), other.rewind(45), fork.cost(30), other.cost(30)], [60, 30, 0, 0])
+  cache.dispose()
+  assert.deepEqual(kept(), [30, 61])
+  fork.rewind(20)
+  assert.deepEqual(kept(), [30])
+  fork.dispose()
+  assert.equal(other.rewind(40), 30)
+  other.dispose()
+  assert.deepEqual(kept(), [])
+})
+
+test('what a ring still holds is kept for a fork alone, which may forget another mark for it', () => {
+  const { cache, kept } = marked([20, 40, 60, 80])
+  const fork = cache.fork(97)
+  assert.deepEqual(kept(), [20, 40, 60, 80, 97])
+  assert.deepEqual([fork.cost(97), fork.cost(80), fork.cost(20)], [0, 0, 18])
+  assert.deepEqual([cache.cost(97), cache.cost(20)], [0, 0])
+  fork.dispose()
+  assert.deepEqual(kept(), [20, 40, 60, 80])
+})
+
+test('a fork of windows that are being run again begins them anew: they are not exact', () => {
+  const { cache, run } = newCache()
+  run(0, 100)
+  cache.rewind(60)
+  run(42, 47)
+  assert.equal(cache.cost(60), 13)
+  assert.equal(cache.fork(60).rewind(60), 42)
+})
+
+test('a cache at rest holds no ring, and goes on where it stood', () => {
+  const { cache, layers, run } = newCache()
+  run(0, 100)
+  cache.rest()
+  assert.deepEqual(holding(layers), [false, true, false, true])
+  assert.deepEqual([cache.length, cache.cost(100), cache.cost(95), cache.cost(0)], [100, 0, 18, 0])
+  assert.equal(cache.fork(100).rewind(100), 100)
+  cache.rest()
+  assert.equal(cache.rewind(100), 100)
+  run(100, 110)
+  assert.deepEqual([cache.rewind(105), cache.rewind(100)], [105, 100])
+})
+
+/** Windows that hold nothing, or not yet all, and where running must resume for 60. */
+const emptied: { name: string; prepare(made: ReturnType<typeof newCache>): void; from: number }[] = [
+  {
+    name: 'were put to rest before they were exact again',
+    from: 42,
+    prepare({ cache, run }) {
+      run(0, 100)
+      cache.rewind(60)
+      run(42, 47)
+      cache.rest()
+    },
+  },
+  {
+    name: 'were put to rest, their mark cut off',
+    from: 42,
+    prepare({ cache, run }) {
+      run(0, 100)
+      cache.rest()
+    },
+  },
+  {
+    name: 'were put to rest near the beginning',
+    from: 60,
+    prepare({ cache, run }) {
+      run(0, 60)
+      cache.rest()
+    },
+  },
+]
+for (const { name, prepare, from } of emptied) {
+  test(`windows that ${name} resume at ${from} for 60, never at 0`, () => {
+    const made = newCache()
+    prepare(made)
+    assert.equal(made.cache.cost(60), 60 - from)
+    assert.equal(made.cache.rewind(60), from)
+  })
+}
+
 test('disposing frees every layer and snapshot', () => {
   const { cache, layers } = marked([30, 60])
   cache.dispose()
-  assert.ok(layers.every(layer => layer.disposed && layer.snapshots.size === 0))
+  assert.ok(layers.every(layer => !layer.holdsMemory && layer.snapshots.size === 0))
 })
 
 test('a chunk larger than the windows were made for is refused, not half remembered', async () => {

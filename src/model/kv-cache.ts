@@ -3,7 +3,10 @@ import type { LayerCache, LayerSnapshot } from '../kernels/ops.ts'
 /** Snapshots that one sequence keeps. */
 export const maxSnapshots = 4
 /** Marks so close together share a snapshot. */
-const sharedWithin = 8 // tokens
+const sharedWithin = 2 // tokens: as far as a conversation's two forks at an answer lie apart
+
+/** Tokens that a snapshot of a layer with this window holds at most. */
+export const snapshotTokens = (window: number): number => window - 1 + sharedWithin
 
 /**
  * Keys and values of one sequence in all layers.
@@ -12,7 +15,7 @@ const sharedWithin = 8 // tokens
  * their window: where a ring has dropped what an earlier position sees, tokens before it must run again. A windowed layer
  * sees window − 1 tokens back, and what it sees comes from windowed layers below that see as far again: windows that
  * begin empty are exact only Σ(window − 1) tokens later, unless they begin at the first token. Where somebody means to
- * come back, a snapshot of the windows spares all that: `mark`.
+ * come back, a snapshot of the windows spares all that: `mark`. Forks share the full layers' memory and the snapshots.
  */
 export class KvCache {
   readonly layers: readonly LayerCache[]
@@ -47,31 +50,67 @@ export class KvCache {
    * min(position, Σ(window − 1)) tokens before it. The full layers keep what they have of the tokens that run again.
    */
   rewind(position: number): number {
-    if (!(position <= this.#length)) {
-      throw new RangeError(`cannot rewind to ${position}: ${this.#length} tokens are held`)
-    }
+    const { at, windows } = this.#resume(position)
     this.#length = position
     for (const layer of this.#full) layer.truncate(position)
     this.#forgetMarks(position)
+    for (const [n, layer] of this.#windowed.entries()) {
+      if (windows === 'empty') layer.restart(at)
+      else if (windows !== 'kept') layer.restore(windows.layers[n])
+      layer.truncate(at)
+    }
+    if (windows === 'empty') this.#start = at
+    else if (windows !== 'kept') this.#start = 0
+    return at
+  }
+
+  /** How many tokens would have to run again for `rewind(position)`. */
+  cost(position: number): number {
+    return position - this.#resume(position).at
+  }
+
+  /** Where `rewind(position)` resumes, and what the windows begin with there. */
+  #resume(position: number): { at: number; windows: 'kept' | 'empty' | Windows } {
+    if (!(position <= this.#length)) {
+      throw new RangeError(`cannot rewind to ${position}: ${this.#length} tokens are held`)
+    }
     const restart = Math.max(0, position - this.#reach)
-    const snapshot = this.#snapshots.at(-1)
-    const here = this.#reached
+    const snapshot = this.#snapshots.findLast(({ from }) => from <= position)
+    const marked = Math.min(position, snapshot?.position ?? 0)
+    const here = Math.min(position, this.#reached)
     const canGoOn = this.#start <= restart && this.#see(here)
-    if (canGoOn && here >= (snapshot?.position ?? 0)) {
-      for (const layer of this.#windowed) layer.truncate(here)
-      return here
+    if (canGoOn && here >= Math.max(marked, restart)) return { at: here, windows: 'kept' }
+    if (snapshot && marked >= restart) return { at: marked, windows: snapshot.windows }
+    return { at: restart, windows: 'empty' }
+  }
+
+  /**
+   * Another cache that holds what this one does below `position`, and shares with it what it can. Its rings are empty:
+   * `rewind(position)` comes first there too, and costs what it would here, but for a rebuild that is under way. This one
+   * stays as it is, and a pass may be running over it.
+   */
+  fork(position: number): KvCache {
+    const { at, windows } = this.#resume(position)
+    const layers = this.layers.map(layer => layer.fork(position))
+    const fork = new KvCache(layers, this.maxChunk)
+    fork.#length = position
+    for (const { from, position: to, windows } of this.#snapshots) {
+      if (from > position) continue
+      windows.numHolders++
+      fork.#snapshots.push({ from, position: Math.min(to, position), windows })
     }
-    if (snapshot && snapshot.position >= restart) {
-      for (const [n, layer] of this.#windowed.entries()) {
-        layer.restore(snapshot.layers[n])
-        layer.truncate(snapshot.position)
-      }
-      this.#start = 0
-      return snapshot.position
-    }
-    for (const layer of this.#windowed) layer.restart(restart)
-    this.#start = restart
-    return restart
+    if (windows === 'kept' && at > 0 && this.#areExactAt(at)) fork.#keep(this.#snapshot(at, at))
+    return fork
+  }
+
+  /**
+   * Gives the rings back, for as long as nothing runs. Where they stand is marked: going on from there costs nothing if
+   * they were exact.
+   */
+  rest(): void {
+    this.mark(this.#reached)
+    for (const layer of this.#windowed) layer.restart(0)
+    this.#start = 0
   }
 
   /**
@@ -85,11 +124,20 @@ export class KvCache {
       return from >= position - sharedWithin && to < position && this.#areExactAt(from)
     })
     const from = Math.min(position, ...close.map(snapshot => snapshot.from))
-    const layers = this.#windowed.map(layer => layer.snapshot(Math.max(0, from - layer.window + 1), position))
+    const snapshot = this.#snapshot(from, position)
     for (const snapshot of close) this.#drop(snapshot)
-    this.#snapshots.push({ from, position, layers })
+    this.#keep(snapshot)
+  }
+
+  #snapshot(from: number, position: number): Snapshot {
+    const layers = this.#windowed.map(layer => layer.snapshot(Math.max(0, from - layer.window + 1), position))
+    return { from, position, windows: { layers, numHolders: 1 } }
+  }
+
+  #keep(snapshot: Snapshot): void {
+    this.#snapshots.push(snapshot)
     this.#snapshots.sort((a, b) => a.position - b.position)
-    if (this.#snapshots.length > maxSnapshots) this.#drop(this.#leastUseful(position))
+    if (this.#snapshots.length > maxSnapshots) this.#drop(this.#leastUseful(snapshot.position))
   }
 
   /** Up to where the windows have run: they lag behind the full layers while they are run again. */
@@ -132,7 +180,8 @@ export class KvCache {
 
   #drop(snapshot: Snapshot): void {
     this.#snapshots = this.#snapshots.filter(other => other !== snapshot)
-    for (const layer of snapshot.layers) layer.dispose()
+    if (--snapshot.windows.numHolders > 0) return
+    for (const layer of snapshot.windows.layers) layer.dispose()
   }
 
   /** Accepts what a forward pass has written up to `length`. */
@@ -151,5 +200,11 @@ export class KvCache {
 interface Snapshot {
   readonly from: number
   position: number
+  readonly windows: Windows
+}
+
+/** A snapshot of each windowed layer, for all forks that hold it. */
+interface Windows {
   readonly layers: readonly LayerSnapshot[]
+  numHolders: number
 }

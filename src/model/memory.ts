@@ -1,7 +1,7 @@
 import { DeviceError, RequestError } from '../base/errors.ts'
 import type { Device, WeightBytes } from '../kernels/ops.ts'
 import type { ModelConfig } from './config.ts'
-import { maxSnapshots } from './kv-cache.ts'
+import { maxSnapshots, snapshotTokens } from './kv-cache.ts'
 
 /** What decides how much memory a model needs, besides its configuration and its context. */
 export interface MemoryOptions {
@@ -49,9 +49,10 @@ export function planMemory(config: ModelConfig, contextLength: number, options: 
   const mostTokens = contextLength + (maxSessions > 0 ? maxChunk : 0)
   const fullLayer = device.cacheBytes(full, mostTokens) + maxSessions * device.cacheBytes(full, 1)
   const ring = device.cacheBytes(windowed, Math.min(slidingWindow - 1 + maxChunk, contextLength))
+  const snapshot = device.snapshotBytes(windowed, snapshotTokens(slidingWindow))
   // A new snapshot is there before the one that it takes the place of leaves.
   const numSnapshots = maxSessions > 0 ? maxSessions * maxSnapshots + 1 : 0
-  const windowedLayer = (maxSessions + 1) * ring + numSnapshots * device.snapshotBytes(windowed)
+  const windowedLayer = (maxSessions + 1) * ring + numSnapshots * snapshot
 
   const cache = numFull * fullLayer + numWindowed * windowedLayer
   const scratch = device.passBytes(config, maxChunk)

@@ -98,8 +98,8 @@ export const row: Row = {
   planted: [
     {
       file: memory,
-      search: 'numSnapshots * device.snapshotBytes(windowed)',
-      replace: 'device.snapshotBytes(windowed)',
+      search: 'numSnapshots * snapshot',
+      replace: 'snapshot',
       what: 'one snapshot is planned where there are many',
       part: 'deep',
     },

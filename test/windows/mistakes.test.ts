@@ -54,7 +54,7 @@ const mistakes: (Patch & { what: string; found: RegExp })[] = [
   {
     what: 'restored windows are taken for ones that began empty where they did before',
     file: kvCache,
-    search: '      this.#start = 0\n',
+    search: "    else if (windows !== 'kept') this.#start = 0\n",
     replace: '',
     found: /ran behind all/,
   },
@@ -82,8 +82,8 @@ const mistakes: (Patch & { what: string; found: RegExp })[] = [
   {
     what: 'a restored ring begins nowhere',
     file: cache,
-    search: '    this.first = first\n    this.length = length\n  }\n\n  dispose',
-    replace: '    this.first = 0\n    this.length = length\n  }\n\n  dispose',
+    search: '    this.first = first\n    this.length = length\n  }\n\n  fork',
+    replace: '    this.first = 0\n    this.length = length\n  }\n\n  fork',
     found: /logits/,
   },
   {
