@@ -3,8 +3,9 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { after, describe, it } from 'node:test'
+import { CheckpointError } from '../base/errors.ts'
 import { readEnvironment } from './environment.ts'
-import { findPulled, RepositoryCache, repositoryOf } from './hub-cache.ts'
+import { findPulled, RepositoryCache, repositoryOf, shardsOf } from './hub-cache.ts'
 
 const cache = mkdtempSync(join(tmpdir(), 'tutti-cache-'))
 after(() => rmSync(cache, { recursive: true }))
@@ -57,6 +58,15 @@ describe('the cache', () => {
       assert.equal(findPulled(`test/model${n}`, environment), isWhole ? snapshot : undefined)
     })
   }
+
+  it('finds no model where the index is damaged, so that pulling fetches it again', () => {
+    const snapshot = makeSnapshot('test/damaged', ['config.json', index, 'model-1.safetensors', 'model-2.safetensors'])
+    for (const text of ['{"weight_map"', '{"weight_map": 1}', '[]']) {
+      writeFileSync(join(snapshot, index), text)
+      assert.equal(findPulled('test/damaged', environment), undefined)
+      assert.throws(() => shardsOf(join(snapshot, index)), CheckpointError)
+    }
+  })
 
   it('finds nothing where nothing was pulled', () => assert.equal(findPulled('gpt-oss-20b', environment), undefined))
 })

@@ -2,8 +2,8 @@ import { randomBytes } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { copyFile, mkdir, readlink, rename, rm, statfs, symlink, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, posix, resolve, sep, toNamespacedPath } from 'node:path'
-import { RequestError } from '../base/errors.ts'
-import { parseJson } from '../base/json.ts'
+import { CheckpointError, RequestError } from '../base/errors.ts'
+import { type JsonObject, parseJson } from '../base/json.ts'
 import { parseIndex } from '../checkpoint/index-file.ts'
 import { readEnvironment } from './environment.ts'
 import { indexName, type Layout } from './plan.ts'
@@ -152,7 +152,7 @@ export class RepositoryCache {
 /** The command that fetches what is missing or damaged of a snapshot; `path`: a file of it. */
 export function pullCommand(cache: RepositoryCache, commit: string, path: string): string {
   const here = readEnvironment().cache
-  const isElsewhere = existsSync(here) && realpathSync(here) !== realpathSync(dirname(cache.root))
+  const isElsewhere = !existsSync(here) || realpathSync(here) !== realpathSync(dirname(cache.root))
   const layouts = layoutsOf(cache.snapshot(commit))
   const isOriginal = path.startsWith('original/') || (layouts.length === 1 && layouts[0] === 'original')
   const words = [
@@ -186,11 +186,25 @@ function isWhole(snapshot: string, layout: Layout): boolean {
   if (!has(`${folder}config.json`) && !has('config.json')) return false
   const index = folder + indexName
   if (!has(index)) return has(`${folder}model.safetensors`)
-  return shardsOf(join(snapshot, index)).every(shard => has(folder + shard))
+  try {
+    return shardsOf(join(snapshot, index)).every(shard => has(folder + shard))
+  } catch (error) {
+    if (error instanceof CheckpointError) return false // a damaged index: pulling again fetches it
+    throw error
+  }
 }
 
 /** The files that an index names. Throws CheckpointError. */
 export function shardsOf(path: string): string[] {
-  const index = parseJson(readFileSync(path, 'utf8'))
-  return [...new Set(parseIndex(index instanceof Map ? index : new Map(), path).values())].sort()
+  return [...new Set(parseIndex(readObject(path), path).values())].sort()
+}
+
+function readObject(path: string): JsonObject {
+  try {
+    const value = parseJson(readFileSync(path, 'utf8'))
+    return value instanceof Map ? value : new Map()
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error
+    throw new CheckpointError(`${path} is not valid JSON: ${error.message}; download it again`)
+  }
 }
