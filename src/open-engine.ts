@@ -32,7 +32,7 @@ export interface OpenOptions {
   signal?: AbortSignal
   /** Tokens a forward pass takes at most; the device's choice by default. */
   maxChunk?: number
-  /** Named sessions that are kept; there is one more without a name. 8 by default. */
+  /** Requests that run together. 8 by default. */
   maxSessions?: number
 }
 
@@ -141,5 +141,6 @@ export async function openEngine(options: OpenOptions & { notice?: string }): Pr
     memory: { private: plan.total, mapped: plan.mapped },
     maxChunk,
     maxSessions,
+    cacheBytes: plan.cache,
   })
 }

@@ -39,7 +39,7 @@ async function open(folder: string, options: DeviceOptions, contextLength: numbe
       return (1000 * count) / (performance.now() - begun)
     },
     // Only what a session has run is in its cache, and only a named session keeps it.
-    fill: tokens => firstOf(engine.generate({ tokens, maxTokens: 1, session: 'kept', sampling })),
+    fill: tokens => firstOf(engine.generate({ tokens, maxTokens: 1, owner: 'kept', sampling })),
   }
 }
 

@@ -89,15 +89,15 @@ describe('Model.respond', () => {
     }
   })
 
-  it('reuses one session, unless another is named', async () => {
+  it('asks on behalf of one owner, unless another is given', async () => {
     const { engine, model } = scripted()
     await collect(model.respond('Hi'))
-    await collect(model.respond('Hi', { session: 'other', maxTokens: 5, sampling: { seed: 3 } }))
+    await collect(model.respond('Hi', { owner: 'other', maxTokens: 5, sampling: { seed: 3 } }))
     assert.deepEqual(
-      engine.requests.map(({ session, maxTokens, sampling }) => ({ session, maxTokens, sampling })),
+      engine.requests.map(({ owner, maxTokens, sampling }) => ({ owner, maxTokens, sampling })),
       [
-        { session: 'default', maxTokens: undefined, sampling: { temperature: 1 } },
-        { session: 'other', maxTokens: 5, sampling: { seed: 3, temperature: 1 } },
+        { owner: 'default', maxTokens: undefined, sampling: { temperature: 1 } },
+        { owner: 'other', maxTokens: 5, sampling: { seed: 3, temperature: 1 } },
       ],
     )
   })

@@ -16,8 +16,8 @@ export interface RespondOptions extends Instructions {
   /** Default: as the model expects (temperature 1); gpt-oss-nano, a demonstration, takes the likeliest token. */
   sampling?: SamplingOptions
   signal?: AbortSignal
-  /** Conversations that alternate stay fast when each has a name of its own. */
-  session?: string
+  /** On whose behalf: conversations of one owner share what has been computed of them, those of several nothing. */
+  owner?: string
 }
 
 /** A loaded model: text and messages in, typed events out. */
@@ -51,13 +51,13 @@ export class Model {
    * The `end` event holds the turn's messages: append them to the conversation to go on.
    */
   async *respond(input: string | readonly Message[], options: RespondOptions = {}): AsyncGenerator<TurnEvent> {
-    const { signal, session = 'default', maxTokens } = options
+    const { signal, owner = 'default', maxTokens } = options
     const messages = this.#conversation(input, options)
     const prompt = renderForCompletion(this.tokenizer, messages, 'assistant')
     const recipients = declaredTools(messages)
     const temperature = options.sampling?.temperature ?? this.defaults.temperature
     const sampling = { ...options.sampling, temperature }
-    yield* runTurn(this.engine, this.tokenizer, { prompt, recipients, session, maxTokens, sampling }, { signal })
+    yield* runTurn(this.engine, this.tokenizer, { prompt, recipients, owner, maxTokens, sampling }, { signal })
   }
 
   /**

@@ -148,7 +148,7 @@ describe('runTurn', () => {
 
   it('hands the request on as it is, and marks where the conversation may fork', async () => {
     const engine = new ScriptedEngine([tokensOf('<|return|>')])
-    const request = { maxTokens: 3, sampling: { seed: 1 }, session: 'a', stopTokens: [200002] }
+    const request = { maxTokens: 3, sampling: { seed: 1 }, owner: 'a', stopTokens: [200002] }
     await collect(runTurn(engine, tokenizer, { prompt, recipients: ['functions.f'], ...request }))
     assert.deepEqual(engine.requests, [{ ...request, tokens: prompt, marks: [prompt.length - 1, prompt.length + 1] }])
   })

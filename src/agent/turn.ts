@@ -16,6 +16,8 @@ export interface ToolCall {
 
 /** What happens in one assistant turn, in order. Text comes in pieces; a piece never splits a character. */
 export type TurnEvent =
+  /** It waits, behind so many others and probably for so long. */
+  | { type: 'queued'; ahead: number; waitMs?: number }
   /** `done` of the `total` prompt tokens to be run are run; `cached` were reused. */
   | { type: 'prefill'; cached: number; done: number; total: number }
   /** Chain of thought: never to be shown to end users unless the operator chose so. */
@@ -52,7 +54,7 @@ export async function* runTurn(
   const parser = new HarmonyParser(tokenizer, { recipients })
   const reader = new TurnReader()
   for await (const event of engine.generate({ ...request, tokens: prompt, marks: forksOf(prompt) }, options)) {
-    if (event.type === 'prefill') yield event
+    if (event.type === 'queued' || event.type === 'prefill') yield event
     else if (event.type === 'token') {
       yield event
       yield* reader.read(parser.push(event.token))

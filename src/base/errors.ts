@@ -12,15 +12,23 @@ export class DeviceError extends Error {
   override name = 'DeviceError'
 }
 
-/** The caller asked for something that cannot be done. `status` and `param` are those of the HTTP API. */
+/**
+ * The caller asked for something that cannot be done. `status` and `param` are those of the HTTP API; `retryAfterMs`: when
+ * it may be worth asking again, if that is known.
+ */
 export class RequestError extends Error {
   override name = 'RequestError'
   readonly status: number
   readonly param: string | undefined
-  constructor(message: string, options: { status?: number; param?: string; cause?: unknown } = {}) {
+  readonly retryAfterMs: number | undefined
+  constructor(
+    message: string,
+    options: { status?: number; param?: string; retryAfterMs?: number; cause?: unknown } = {},
+  ) {
     super(message, { cause: options.cause })
     this.status = options.status ?? 400
     this.param = options.param
+    this.retryAfterMs = options.retryAfterMs
   }
 }
 

@@ -28,3 +28,7 @@ declare function queueMicrotask(callback: () => void): void
 declare function setTimeout(callback: () => void, ms?: number): unknown
 declare function clearTimeout(timer: unknown): void
 declare function structuredClone<T>(value: T): T
+declare class MessageChannel {
+  readonly port1: unknown
+  readonly port2: unknown
+}

@@ -64,6 +64,7 @@ function jsonEvents(event: TurnEvent, { 'show-reasoning': showReasoning, raw }: 
       return raw ? [event] : []
     case 'end':
       return [{ type: 'end', reason: event.reason, usage: event.usage }]
+    case 'queued':
     case 'prefill':
     case 'message':
       return []

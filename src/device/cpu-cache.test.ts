@@ -7,6 +7,7 @@ import { CpuCache, PageStore, pageTokens } from './cpu-cache.ts'
 class Pages {
   readonly held = new Map<number, number[]>()
   readonly store = new PageStore(this)
+  readonly pageBytes = 100
   numCopies = 0
   #next = 0
   take(): number {

@@ -4,6 +4,8 @@ import type { LayerCache, LayerSnapshot } from '../kernels/ops.ts'
 export const pageTokens = 64
 
 export interface PageSource {
+  /** What a page takes, with its share of what lies between pages. */
+  readonly pageBytes: number
   take(): number
   give(page: number): void
   copy(from: number, to: number): void
@@ -23,6 +25,15 @@ export class PageStore {
 
   get numPages(): number {
     return this.#numHolders.size
+  }
+
+  /** Bytes of so many pages, or of all that are held. */
+  bytes(numPages = this.numPages): number {
+    return Math.ceil(numPages * this.#source.pageBytes)
+  }
+
+  isShared(page: number): boolean {
+    return this.#numHolders.get(page)! > 1
   }
 
   take(): number {
@@ -110,6 +121,15 @@ export class CpuCache implements LayerCache {
     this.prepare(this.length, length - this.length)
     for (const page of this.pages.slice(1)) this.#store.copy(this.pages[0], page)
     this.length = length
+  }
+
+  growth(length: number): number {
+    const numPages = Math.ceil(Math.min(length, this.capacity) / pageTokens)
+    const written = [...this.#indices(Math.max(this.length, length - this.capacity), length)]
+    const numCopies = written.filter(
+      index => index < this.pages.length && this.#store.isShared(this.pages[index]),
+    ).length
+    return this.#store.bytes(Math.max(0, numPages - this.pages.length) + numCopies)
   }
 
   commit(length: number): void {

@@ -42,11 +42,9 @@ const mib = 2 ** 20
 /** What native/memory.c takes for so many bytes: blocks of 2 MiB and more lie in pages of 2 MiB. */
 const inPages = (bytes: number): number => (bytes < 2 * mib ? bytes : Math.ceil(bytes / (2 * mib)) * 2 * mib)
 
-/** Of pages of so many bytes: they lie in slabs of 2 MiB, as many as find room in one. */
-function bytesInSlabs(numPages: number, bytes: number): number {
-  const each = bytes < 2 * mib ? (2 * mib) / Math.floor((2 * mib) / bytes) : inPages(bytes)
-  return Math.ceil(numPages * each)
-}
+/** What a cache page of so many bytes takes: they lie in slabs of 2 MiB, as many as find room in one. */
+const inSlabs = (bytes: number): number =>
+  bytes < 2 * mib ? (2 * mib) / Math.floor((2 * mib) / bytes) : inPages(bytes)
 
 /** Native kernels on a pool of threads. Matrices are used where the checkpoint's files are mapped. */
 export class CpuDevice implements Device {
@@ -95,11 +93,11 @@ export class CpuDevice implements Device {
   }
 
   cacheBytes({ numKeyValueHeads, headDim }: AttentionShape, tokens: number): number {
-    return bytesInSlabs(Math.ceil(tokens / pageTokens), this.#pageBytes(numKeyValueHeads, headDim))
+    return Math.ceil(Math.ceil(tokens / pageTokens) * inSlabs(this.#pageBytes(numKeyValueHeads, headDim)))
   }
 
   get heldCacheBytes(): number {
-    return [...this.#stores].reduce((sum, [bytes, store]) => sum + bytesInSlabs(store.numPages, bytes), 0)
+    return [...this.#stores.values()].reduce((sum, store) => sum + store.bytes(), 0)
   }
 
   /** Whole pages are kept: what begins with the last position of one may end with the first of another. */
@@ -197,6 +195,7 @@ export class CpuDevice implements Device {
     let store = this.#stores.get(bytes)
     if (!store) {
       store = new PageStore({
+        pageBytes: inSlabs(bytes),
         take: () => native.newPage(this.#device, bytes),
         give: page => native.freePage(this.#device, page),
         copy: (from, to) => native.copyPage(this.#device, from, to),

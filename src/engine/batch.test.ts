@@ -280,7 +280,7 @@ test('the same seed gives the same tokens whatever the chunks and whatever is re
 
 const limits = { model: 'random', device: 'reference', contextLength: 256 }
 
-async function generated(engine: LocalEngine, tokens: number[], seed: number, session?: string): Promise<number[]> {
-  const events = engine.generate({ tokens, maxTokens: 25, sampling: { seed }, stopTokens: [], session })
+async function generated(engine: LocalEngine, tokens: number[], seed: number, owner?: string): Promise<number[]> {
+  const events = engine.generate({ tokens, maxTokens: 25, sampling: { seed }, stopTokens: [], owner })
   return (await collect(events)).flatMap(event => (event.type === 'token' ? [event.token] : []))
 }

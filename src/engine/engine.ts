@@ -1,12 +1,12 @@
 /**
- * What everything above the engine knows of it: token ids in, events out. A session in this process, one in a worker and
- * a remote server all look like this.
+ * What everything above the engine knows of it: token ids in, events out. A model in this thread, one in a worker and a
+ * remote server all look like this. Requests may come at any time, and run together.
  */
 export interface Engine {
   readonly info: EngineInfo
   /**
    * Continues a prompt. Ends with one `end` event, or rejects: with `signal.reason` when cancelled (also in the middle
-   * of a prefill; the session stays usable at its last whole token), RequestError for what cannot be asked, DeviceError
+   * of a prefill; what was run is kept), RequestError for what cannot be asked or waited too long, DeviceError
    * when the device fails. Leaving the iteration early cancels.
    */
   generate(request: GenerateRequest, options?: { signal?: AbortSignal }): AsyncIterable<GenerateEvent>
@@ -33,7 +33,7 @@ export interface EngineInfo {
 export interface GenerateRequest {
   /** The prompt, at least one token. */
   tokens: readonly number[]
-  /** At most this many tokens are generated; by default as many as the context holds. */
+  /** At most this many tokens are generated, none with 0: the prompt is run for later. By default as many as the context holds. */
   maxTokens?: number
   /** Generation ends after one of these; default: return, call and end of text. */
   stopTokens?: readonly number[]
@@ -42,21 +42,36 @@ export interface GenerateRequest {
   mask?: MaskSpec
   /**
    * How many tokens stay, of prompt and answer, where the caller means to come back with others: a later request of the
-   * session that shares so many runs none of them again. The last few are kept.
+   * owner that shares so many runs none of them again. The last few are kept.
    */
   marks?: readonly number[]
-  /** Requests that name the same session reuse what it holds of their prompts. Without a name nothing is kept. */
-  session?: string
+  /**
+   * On whose behalf. Prompts of one owner that begin alike share what has been computed of them, one after the other or at
+   * once; nothing is shared between owners, and places are dealt out among them. Without one nothing is kept.
+   */
+  owner?: string
+  /**
+   * `background`: what nobody waits for runs while nothing else does. `droppable`: besides, it ends as soon as anything
+   * else is asked for. Default `interactive`.
+   */
+  priority?: 'interactive' | 'background' | 'droppable'
+  /** Milliseconds after which nobody wants the answer any more: the request then rejects with RequestError (504). */
+  deadlineMs?: number
 }
 
 export type GenerateEvent =
+  /** It waits, behind so many others and probably for so long; told again when one of them has begun. */
+  | { type: 'queued'; ahead: number; waitMs?: number }
   /** `done` of the `total` prompt tokens that had to be run are run; `cached` were reused. */
   | { type: 'prefill'; cached: number; done: number; total: number }
   | ({ type: 'token' } & SampledToken)
   | { type: 'end'; reason: EndReason; usage: Usage }
 
-/** `stop`: a stop token was sampled (it came as a token event); `length`: maxTokens or the end of the context. */
-export type EndReason = 'stop' | 'length'
+/**
+ * `stop`: a stop token was sampled (it came as a token event); `length`: maxTokens or the end of the context; `dropped`: a
+ * droppable request made way for another.
+ */
+export type EndReason = 'stop' | 'length' | 'dropped'
 
 export interface Usage {
   promptTokens: number

@@ -1,12 +1,16 @@
 import { RequestError } from '../base/errors.ts'
 import type { EngineInfo, GenerateRequest, MaskSpec, SamplingOptions } from './engine.ts'
 
+const priorities: readonly unknown[] = ['interactive', 'background', 'droppable']
+
 /** Refuses a request that no engine of these sizes can answer: RequestError with the option, its value and what it may be. */
 export function checkRequest(request: GenerateRequest, info: Pick<EngineInfo, 'vocabSize' | 'contextLength'>): void {
-  const { tokens, maxTokens, stopTokens, sampling, mask, marks, session } = request
+  const { tokens, maxTokens, stopTokens, sampling, mask, marks, owner, priority, deadlineMs } = request
   checkTokens(tokens, info)
   demand('maxTokens', maxTokens, isCount, 'a whole number from 0 on')
-  demand('session', session, value => typeof value === 'string', 'a string')
+  demand('owner', owner, value => typeof value === 'string', 'a string')
+  demand('priority', priority, value => priorities.includes(value), 'interactive, background or droppable')
+  demand('deadlineMs', deadlineMs, value => isCount(value) && value !== 0, 'a whole number from 1 on')
   if (marks !== undefined) checkMarks(marks)
   if (stopTokens !== undefined) checkIds('stopTokens', stopTokens, info.vocabSize)
   if (mask !== undefined) checkMask(mask, info.vocabSize)

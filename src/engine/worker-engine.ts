@@ -61,13 +61,11 @@ export class WorkerEngine implements Engine {
       if (this.#dead) throw this.#dead
       checkRequest(request, this.info)
       const id = this.#nextId++
-      const stop = new SharedArrayBuffer(4)
-      post(this.#port, { type: 'generate', id, request, stop })
+      post(this.#port, { type: 'generate', id, request })
       this.#calls.set(id, queue)
       this.#port.hold(true)
       return () => {
-        Atomics.store(new Int32Array(stop), 0, 1)
-        this.#forget(id)
+        if (this.#forget(id)) this.#port.post({ type: 'stop', id })
       }
     }, signal)
   }
@@ -81,8 +79,11 @@ export class WorkerEngine implements Engine {
     if (message.type === 'error' || message.event.type === 'end') this.#forget(message.id)
   }
 
-  #forget(id: number): void {
-    if (this.#calls.delete(id) && this.#calls.size === 0) this.#port.hold(false)
+  /** Whether the call was still open. */
+  #forget(id: number): boolean {
+    const wasOpen = this.#calls.delete(id)
+    if (wasOpen && this.#calls.size === 0) this.#port.hold(false)
+    return wasOpen
   }
 
   #die(error: DeviceError): void {

@@ -1,13 +1,11 @@
 import { CheckpointError, DeviceError, HarmonyError, RequestError } from '../base/errors.ts'
 import type { EngineInfo, GenerateEvent, GenerateRequest } from './engine.ts'
 
-/** To the worker. `stop` is one int32 of shared memory: a busy worker reads no messages, but it reads this. */
-export interface ToWorker {
-  type: 'generate'
-  id: number
-  request: GenerateRequest
-  stop: SharedArrayBuffer
-}
+/** To the worker, which reads its messages between two layers at least. */
+export type ToWorker =
+  | { type: 'generate'; id: number; request: GenerateRequest }
+  /** Nobody reads the events of this call any more. */
+  | { type: 'stop'; id: number }
 
 /** From the worker. A call that was stopped is not answered any more. */
 export type FromWorker =
@@ -34,20 +32,24 @@ export interface PlainError {
   stack?: string
   status?: number
   param?: string
+  retryAfterMs?: number
   tokens?: readonly number[]
 }
 
 export function toPlain(error: unknown): PlainError {
   if (!(error instanceof Error)) return { name: 'Error', message: String(error) }
   const { name, message, stack } = error
-  if (error instanceof RequestError) return { name, message, stack, status: error.status, param: error.param }
+  if (error instanceof RequestError) {
+    const { status, param, retryAfterMs } = error
+    return { name, message, stack, status, param, retryAfterMs }
+  }
   if (error instanceof HarmonyError) return { name, message, stack, tokens: error.tokens }
   return { name, message, stack }
 }
 
 /** The error again, of its own class, with the worker's stack as its cause; what is none of ours is the device's failure. */
-export function fromPlain({ name, message, stack: cause, status, param, tokens }: PlainError): Error {
-  if (name === 'RequestError') return new RequestError(message, { status, param, cause })
+export function fromPlain({ name, message, stack: cause, status, param, retryAfterMs, tokens }: PlainError): Error {
+  if (name === 'RequestError') return new RequestError(message, { status, param, retryAfterMs, cause })
   if (name === 'HarmonyError') return new HarmonyError(message, { tokens, cause })
   if (name === 'CheckpointError') return new CheckpointError(message, { cause })
   if (name === 'DeviceError') return new DeviceError(message, { cause })

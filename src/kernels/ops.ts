@@ -57,6 +57,8 @@ export interface LayerCache {
   readonly first: number
   /** Positions below this are taken; `attention` keeps what is there and writes only from here on. */
   readonly length: number
+  /** Bytes that it takes more, at most, to hold the positions up to `length`. */
+  growth(length: number): number
   /** Accepts what was written up to `length`. */
   commit(length: number): void
   /** Forgets everything from `length` on. The ring's earlier entries stay. */

@@ -46,6 +46,9 @@ class Bounds implements LayerCache {
     this.first = snapshot.first
     this.length = snapshot.length
   }
+  growth(): number {
+    return 0
+  }
   fork(length: number): Bounds {
     const fork = new Bounds(this.window, this.#capacity, this.snapshots)
     if (Number.isFinite(this.window)) return fork

@@ -30,10 +30,14 @@ export class KvCache {
   #length = 0
   #snapshots: Snapshot[] = [] // by position
 
-  constructor(layers: readonly LayerCache[], maxChunk: number) {
+  readonly #snapshotBytes: number
+
+  /** `snapshotBytes`: what a snapshot of all windowed layers takes at most. */
+  constructor(layers: readonly LayerCache[], maxChunk: number, snapshotBytes = 0) {
     const isWindowed = (layer: LayerCache) => Number.isFinite(layer.window)
     this.layers = layers
     this.maxChunk = maxChunk
+    this.#snapshotBytes = snapshotBytes
     this.#full = layers.filter(layer => !isWindowed(layer))
     this.#windowed = layers.filter(isWindowed)
     this.#reach = this.#windowed.reduce((sum, layer) => sum + layer.window - 1, 0)
@@ -69,6 +73,12 @@ export class KvCache {
     return position - this.#resume(position).at
   }
 
+  /** Bytes that it takes more, at most, to hold `length` tokens and all the snapshots that it may keep. */
+  growth(length: number): number {
+    const numSnapshots = maxSnapshots - this.#snapshots.length
+    return this.layers.reduce((sum, layer) => sum + layer.growth(length), numSnapshots * this.#snapshotBytes)
+  }
+
   /** Where `rewind(position)` resumes, and what the windows begin with there. */
   #resume(position: number): { at: number; windows: 'kept' | 'empty' | Windows } {
     if (!(position <= this.#length)) {
@@ -92,7 +102,7 @@ export class KvCache {
   fork(position: number): KvCache {
     const { at, windows } = this.#resume(position)
     const layers = this.layers.map(layer => layer.fork(position))
-    const fork = new KvCache(layers, this.maxChunk)
+    const fork = new KvCache(layers, this.maxChunk, this.#snapshotBytes)
     fork.#length = position
     for (const { from, position: to, windows } of this.#snapshots) {
       if (from > position) continue

@@ -1,7 +1,7 @@
 import type { AttentionShape, Device, Experts, Piece, Rotary } from '../kernels/ops.ts'
 import type { Tensor } from '../kernels/tensor.ts'
 import type { ModelConfig } from './config.ts'
-import { KvCache } from './kv-cache.ts'
+import { KvCache, snapshotTokens } from './kv-cache.ts'
 import { type ShouldStop, unlessStopped } from './stop.ts'
 import { yarn } from './yarn.ts'
 
@@ -62,17 +62,29 @@ export class Transformer {
 
   /** An empty cache for one sequence that is fed at most `maxChunk` tokens at a time. */
   newCache(maxChunk: number): KvCache {
+    const windowed = this.#shapes.filter(({ window }) => Number.isFinite(window))
+    const bytes = windowed.map(shape => this.#device.snapshotBytes(shape, snapshotTokens(shape.window)))
     return new KvCache(
       this.#shapes.map(shape => this.#device.newCache(shape, maxChunk)),
       maxChunk,
+      bytes.reduce((sum, each) => sum + each, 0),
     )
+  }
+
+  /** Bytes that all caches hold now. */
+  get heldCacheBytes(): number {
+    return this.#device.heldCacheBytes
   }
 
   /**
    * Runs tokens of any number of sequences. Gives the logits asked for, row by row [rows, vocabSize], in the order of the
    * batch; or nothing where `shouldStop` ended the pass: the caches then stay as they were.
    */
-  async forward(batch: readonly Chunk[], shouldStop?: ShouldStop): Promise<Float32Array | undefined> {
+  async forward(
+    batch: readonly Chunk[],
+    shouldStop?: ShouldStop,
+    _options: { urgent?: boolean } = {},
+  ): Promise<Float32Array | undefined> {
     const { config } = this
     const { embedding, layers, norm, unembedding } = this.#weights
     const { tokens, positions, pieces, wanted } = layout(batch)

@@ -114,18 +114,20 @@ look()
 const loaded = privateBytes() - before
 const engine = new LocalEngine(model, { ...opened, model: 'm', device: 'd' })
 
-// Named sessions fill the context; then one without a name comes, and takes a chunk before another leaves.
-const share = Math.floor(contextLength / maxSessions)
-for (let n = 0; n <= maxSessions; n++) {
-  const tokens = Array.from({ length: share - decoded }, (_, i) => (7 * i + n) % 64)
+// Requests of many owners fill the context, all at once; then one more comes, and others' timelines leave.
+const share = Math.floor(contextLength / Math.max(1, maxSessions))
+const tokensOf = (n: number) => Array.from({ length: share - decoded }, (_, i) => (7 * i + n) % 64)
+async function ask(n: number): Promise<void> {
+  const tokens = tokensOf(n)
   // Too far apart to share a snapshot, and where a whole window lies before each, if the session is long enough.
   const marks = [5, 4, 3, 2, 1].map(n => tokens.length - 10 * n).filter(mark => mark > 0)
-  const session = n < maxSessions ? `session ${n}` : undefined
-  for await (const event of engine.generate({ tokens, marks, session, maxTokens: decoded, stopTokens: [] })) {
+  for await (const event of engine.generate({ tokens, marks, owner: `${n}`, maxTokens: decoded, stopTokens: [] })) {
     look()
     if (event.type === 'end' && event.usage.cachedTokens > 0) throw new Error('a session was taken for another')
   }
 }
+await Promise.all(Array.from({ length: maxSessions }, (_, n) => ask(n)))
+await ask(maxSessions)
 look()
 clearInterval(timer)
 const mapped = account?.mapped() ?? 0

@@ -84,7 +84,7 @@ describe('in Chromium', { skip, timeout: timeoutMs }, () => {
         let numRun = 0
         let rejectedWith: unknown
         try {
-          for await (const event of model.generate(tokens, { session: 'long', signal: controller.signal })) {
+          for await (const event of model.generate(tokens, { owner: 'long', signal: controller.signal })) {
             if (event.type !== 'prefill') throw new Error('the prefill was over')
             numRun = event.done
             if (numRun > 0) controller.abort('enough')
@@ -94,7 +94,7 @@ describe('in Chromium', { skip, timeout: timeoutMs }, () => {
         }
 
         let numCached = 0
-        const again = model.generate(tokens.slice(0, 200), { session: 'long', maxTokens: 1 })
+        const again = model.generate(tokens.slice(0, 200), { owner: 'long', maxTokens: 1 })
         for await (const event of again) if (event.type === 'end') numCached = event.usage.cachedTokens
 
         const running = model.generate(tokens)

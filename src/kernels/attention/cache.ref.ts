@@ -69,6 +69,11 @@ export class ReferenceCache implements LayerCache {
     this.#account.bytes += bytesOf(this)
   }
 
+  growth(length: number): number {
+    const room = Math.min(roomFor(length, this.window), this.#capacity)
+    return Math.max(0, 2 * 4 * room * this.width - bytesOf(this))
+  }
+
   commit(length: number): void {
     this.length = Math.max(this.length, length)
   }
