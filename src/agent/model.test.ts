@@ -10,6 +10,10 @@ import { Model } from './model.ts'
 
 const tokenizer = await loadTokenizer()
 const answer = tokenizer.encode('<|channel|>final<|message|>Yes.<|return|>', { allowedSpecial: 'all' })
+const written = (text: string, behind: readonly number[] = []) => [
+  ...tokenizer.encode(text, { allowedSpecial: 'all' }),
+  ...behind,
+]
 const weather = {
   name: 'get_weather',
   description: 'Tells the weather.',
@@ -100,6 +104,32 @@ describe('Model.respond', () => {
         { owner: 'other', maxTokens: 5, sampling: { seed: 3, temperature: 1 } },
       ],
     )
+  })
+
+  it('runs a finished turn without its thoughts once more, for the next prompt', async () => {
+    const engine = new ScriptedEngine([written('<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant', answer)])
+    const model = new Model(engine, tokenizer)
+    const end = (await collect(model.respond('Hi', { owner: 'a' }))).at(-1)
+    assert.ok(end?.type === 'end')
+    const [{ tokens, ...request }] = engine.prefills
+    assert.deepEqual(request, { owner: 'a', maxTokens: 0, priority: 'droppable' })
+    const messages: Message[] = [{ role: 'user', content: 'Hi' }, ...end.messages, { role: 'user', content: 'And?' }]
+    await collect(model.respond(messages))
+    assert.match(
+      tokenizer.decode(tokens),
+      /Hi<\|end\|><\|start\|>assistant<\|channel\|>final<\|message\|>Yes\.<\|end\|>$/,
+    )
+    assert.deepEqual(engine.requests[1].tokens.slice(0, tokens.length), tokens)
+  })
+
+  it('runs nothing again where a turn had no thoughts, or has only called a tool', async () => {
+    const call = '<|channel|>commentary to=functions.get_weather<|message|>{}<|call|>'
+    const thoughtful = `<|channel|>analysis<|message|>Look.<|end|><|start|>assistant${call}`
+    for (const tokens of [answer, written(call), written(thoughtful)]) {
+      const engine = new ScriptedEngine([tokens])
+      await collect(new Model(engine, tokenizer).respond('Hi'))
+      assert.deepEqual(engine.prefills, [])
+    }
   })
 
   it('lets nano think little and take no chances by default, and says what it is', async () => {

@@ -1,7 +1,7 @@
 import { RequestError } from '../base/errors.ts'
 import type { Engine, EngineInfo, GenerateEvent, GenerateRequest, SamplingOptions } from '../engine/engine.ts'
 import type { Message, ReasoningEffort } from '../harmony/message.ts'
-import { renderForCompletion } from '../harmony/render.ts'
+import { renderConversation, renderForCompletion } from '../harmony/render.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { conversation, declaredTools, type Instructions } from './conversation.ts'
 import { type Fitted, fitToContext } from './history.ts'
@@ -57,7 +57,30 @@ export class Model {
     const recipients = declaredTools(messages)
     const temperature = options.sampling?.temperature ?? this.defaults.temperature
     const sampling = { ...options.sampling, temperature }
-    yield* runTurn(this.engine, this.tokenizer, { prompt, recipients, owner, maxTokens, sampling }, { signal })
+    const request = { prompt, recipients, owner, maxTokens, sampling }
+    for await (const event of runTurn(this.engine, this.tokenizer, request, { signal })) {
+      yield event
+      if (event.type === 'end' && event.messages.some(({ channel }) => channel === 'analysis')) {
+        void this.#runAhead([...messages, ...event.messages], owner)
+      }
+    }
+  }
+
+  /**
+   * Later prompts hold a finished turn without its thoughts: what is left of it is run once more while nothing else is asked
+   * for, so that the next prompt has only its own to run.
+   */
+  async #runAhead(messages: readonly Message[], owner: string): Promise<void> {
+    const last = messages.at(-1)
+    if (last?.role !== 'assistant' || last.channel !== 'final') return
+    const tokens = renderConversation(this.tokenizer, messages)
+    if (tokens.length >= this.info.contextLength) return
+    try {
+      const request = { tokens, owner, maxTokens: 0, priority: 'droppable' } as const
+      for await (const _ of this.engine.generate(request));
+    } catch {
+      // Nobody waits for it: whoever asks next hears what is wrong.
+    }
   }
 
   /**

@@ -2,6 +2,7 @@ import type { EndReason, Engine, GenerateRequest, Usage } from '../engine/engine
 import { type Message, textOf } from '../harmony/message.ts'
 import { type Ended, HarmonyParser, type ParserEvent } from '../harmony/parser.ts'
 import type { Repair } from '../harmony/repair.ts'
+import { START } from '../harmony/tokens.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
 
 /** A tool call of the model. Its arguments are the text that it wrote: JSON for functions, code for python. */
@@ -53,7 +54,8 @@ export async function* runTurn(
 ): AsyncGenerator<TurnEvent> {
   const parser = new HarmonyParser(tokenizer, { recipients })
   const reader = new TurnReader()
-  for await (const event of engine.generate({ ...request, tokens: prompt, marks: forksOf(prompt) }, options)) {
+  const marks = forksOf(tokenizer, prompt)
+  for await (const event of engine.generate({ ...request, tokens: prompt, marks }, options)) {
     if (event.type === 'queued' || event.type === 'prefill') yield event
     else if (event.type === 'token') {
       yield event
@@ -66,11 +68,14 @@ export async function* runTurn(
 }
 
 /**
- * Where conversations part: behind `<|start|>`, where another message may come instead of the answer, or the answer
- * again; and behind the answer's first `<|channel|>`, where it will go on without its thoughts in later prompts.
+ * Where conversations part: behind their instructions, which others share; behind `<|start|>`, where another message may
+ * come instead of the answer, or the answer again; and behind the answer's first `<|channel|>`, where it will go on without
+ * its thoughts in later prompts.
  */
-function forksOf({ length }: readonly number[]): number[] {
-  return [length - 1, length + 1]
+function forksOf(tokenizer: Tokenizer, prompt: readonly number[]): number[] {
+  const instructors = ['system', 'developer'].map(role => tokenizer.encode(role)[0])
+  const talk = prompt.findIndex((token, i) => token === START && !instructors.includes(prompt[i + 1]))
+  return [...(talk > 0 ? [talk + 1] : []), prompt.length - 1, prompt.length + 1]
 }
 
 /** What the parser's events mean to whoever asked. */

@@ -152,6 +152,8 @@ export interface ScriptedAnswer {
 export class ScriptedEngine implements Engine {
   readonly info: EngineInfo
   readonly requests: GenerateRequest[] = []
+  /** Those that only run a prompt for later: they take no answer of the script. */
+  readonly prefills: GenerateRequest[] = []
   closed = false
   readonly #script: ScriptedAnswer[]
 
@@ -164,8 +166,9 @@ export class ScriptedEngine implements Engine {
   generate(request: GenerateRequest, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<GenerateEvent> {
     return eventStream(queue => {
       checkRequest(request, this.info)
-      const answer = this.#script[this.requests.length % this.#script.length]
-      this.requests.push(request)
+      const answer = request.maxTokens === 0 ? { tokens: [] } : this.#script[this.requests.length % this.#script.length]
+      if (request.maxTokens === 0) this.prefills.push(request)
+      else this.requests.push(request)
       let stopped = false
       const pass = this.#answer(
         request,

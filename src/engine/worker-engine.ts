@@ -10,6 +10,8 @@ export class WorkerEngine implements Engine {
   readonly info: EngineInfo
   readonly #port: WorkerPort
   readonly #calls = new Map<number, AsyncQueue<GenerateEvent>>()
+  /** Of these somebody waits for the answer: they keep the process alive. */
+  readonly #awaited = new Set<number>()
   #nextId = 0
   #dead: DeviceError | undefined
 
@@ -63,7 +65,8 @@ export class WorkerEngine implements Engine {
       const id = this.#nextId++
       post(this.#port, { type: 'generate', id, request })
       this.#calls.set(id, queue)
-      this.#port.hold(true)
+      if (request.priority !== 'droppable') this.#awaited.add(id)
+      this.#port.hold(this.#awaited.size > 0)
       return () => {
         if (this.#forget(id)) this.#port.post({ type: 'stop', id })
       }
@@ -81,9 +84,8 @@ export class WorkerEngine implements Engine {
 
   /** Whether the call was still open. */
   #forget(id: number): boolean {
-    const wasOpen = this.#calls.delete(id)
-    if (wasOpen && this.#calls.size === 0) this.#port.hold(false)
-    return wasOpen
+    if (this.#awaited.delete(id) && this.#awaited.size === 0) this.#port.hold(false)
+    return this.#calls.delete(id)
   }
 
   #die(error: DeviceError): void {
