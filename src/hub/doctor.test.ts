@@ -28,7 +28,7 @@ const device: Candidate['device'] = {
   name: 'cpu (avx2, 2 threads, fast)',
   maxChunk: 512,
   cacheBytes: (shape, tokens) => reference.cacheBytes(shape, tokens) / 2,
-  snapshotBytes: shape => reference.snapshotBytes(shape) / 2,
+  snapshotBytes: (shape, tokens) => reference.snapshotBytes(shape, tokens) / 2,
   passBytes: (sizes, tokens) => reference.passBytes(sizes, tokens),
 }
 const smallCache = {
@@ -67,16 +67,19 @@ const ms = 1e-3
 /** Of two cores that read 24 GB/s with the kernels, in round numbers. */
 const speeds: Speeds = {
   reads: { huge: 34e9, small: 30e9 },
-  layers: [
-    { tokens: 1, visited: 4, layer: 3.6 * ms, experts: 2.2 * ms },
-    { tokens: 16, visited: 8, layer: 17 * ms, experts: 12 * ms },
-    { tokens: 128, visited: 8, layer: 110 * ms, experts: 74 * ms },
-  ],
+  decodeLayer: 3.6 * ms,
   unembeddingRow: (25 * ms) / 201_088,
   contextToken: (3 * ms) / 32_768,
-  attention: [
-    { tokens: 128, full: 1 * ms, windowed: 1 * ms },
-    { tokens: 512, full: 10 * ms, windowed: 6 * ms },
+  prompts: [
+    { tokens: 64, layer: 65 * ms, lastLayer: 15 * ms },
+    { tokens: 512, layer: 440 * ms, lastLayer: 90 * ms },
+  ],
+  numExperts: 32,
+  experts: [
+    { tokens: 16, seconds: 16 * ms },
+    { tokens: 64, seconds: 50 * ms },
+    { tokens: 128, seconds: 90 * ms },
+    { tokens: 512, seconds: 310 * ms },
   ],
 }
 
@@ -164,29 +167,34 @@ describe('predicted speed', () => {
     close(decodeSeconds(config120b, speeds, 0), (36 * 3.6 + 25) * ms)
   })
 
-  it('of prefill: experts by the tokens that each gets, the rest by the tokens', () => {
+  it('of prefill: whole layers, the last one, and the unembedding', () => {
     assert.equal(visitedExperts(config20b, 1), 4)
-    // 512 tokens visit all 32 experts, 64 rows each as measured; the rest on the line through 16 and 128 tokens.
-    const rest = 36 + ((36 - 5) / 112) * 384
-    const attention = 12 * 512 * (10 / 512 - 1 / 128) + 12 * 512 * (6 / 512 - 1 / 128)
-    const expected = (24 * (32 * (74 / 8) + rest) + attention + 25) * ms
-    assert.ok(Math.abs(prefillSeconds(config20b, speeds, 512) / expected - 1) < 1e-6)
-    // Of 128 experts each gets 16 of 512 tokens: one takes less time, all of them more.
-    const few = 36 * 128 * (1.5 + ((74 / 8 - 1.5) * 8) / 56)
-    assert.ok(
-      Math.abs(prefillSeconds(config120b, speeds, 512) / ((few + 36 * rest + 1.5 * attention + 25) * ms) - 1) < 1e-6,
-    )
+    const [short, long] = speeds.prompts
+    close(prefillSeconds(config20b, speeds, short), (23 * 65 + 15 + 25) * ms)
+    close(prefillSeconds(config20b, speeds, long), (23 * 440 + 90 + 25) * ms)
   })
 
-  it('stays a speed where a busy machine measured nonsense', () => {
-    const layers = speeds.layers.map((time, n) => ({ ...time, experts: time.layer / (n + 1) }))
-    const attention = [
-      { tokens: 128, full: 0.7, windowed: 0 },
-      { tokens: 512, full: 0, windowed: 1.5 },
-    ]
-    for (const tokens of [64, 512, 4096]) {
-      const seconds = prefillSeconds(config20b, { ...speeds, layers, attention }, tokens)
-      assert.ok(seconds > 0 && seconds < Infinity, `${seconds}`)
+  it('of a model with more experts: those of so many layers that share the tokens', () => {
+    const [short, long] = speeds.prompts
+    // 128 experts: four times what 32 take for a quarter of the tokens, in place of what they take for all.
+    close(prefillSeconds(config120b, speeds, short), (35 * (65 - 50 + 4 * 16) + 15 + 25) * ms)
+    close(prefillSeconds(config120b, speeds, long), (35 * (440 - 310 + 4 * 90) + 90 + 25) * ms)
+    // 64 experts: half of 64 tokens are on the line from 16 to 64.
+    const config = { ...config20b, numExperts: 64 }
+    close(prefillSeconds(config, speeds, short), (23 * (65 - 50 + 2 * (16 + 34 / 3)) + 15 + 25) * ms)
+  })
+
+  it('stays a speed where there are more experts than were foreseen, or a busy machine measured nonsense', () => {
+    const nonsense = speeds.experts.map(({ tokens }, n) => ({ tokens, seconds: n }))
+    for (const [config, measured] of [
+      [{ ...config20b, numExperts: 4096 }, speeds],
+      [config120b, { ...speeds, experts: nonsense }],
+      [config120b, { ...speeds, prompts: speeds.prompts.map(prompt => ({ ...prompt, layer: 0 })) }],
+    ] as const) {
+      for (const prompt of measured.prompts) {
+        const seconds = prefillSeconds(config, measured, prompt)
+        assert.ok(seconds > 0 && seconds < Infinity, `${seconds}`)
+      }
     }
   })
 
@@ -197,7 +205,7 @@ describe('predicted speed', () => {
     const { decode, prefill, disk } = predict(config120b, speeds, chosen, 1e9)
     assert.deepEqual(disk, { bytesPerSecond: 1e9, measured: true })
     close(1 / decode[0].tokensPerSecond, decodeSeconds(config120b, speeds, 0) + perToken / 1e9)
-    const whole = prefillSeconds(config120b, speeds, 512) + missing / 1e9
+    const whole = prefillSeconds(config120b, speeds, speeds.prompts[1]) + missing / 1e9
     assert.ok(Math.abs(512 / prefill[1].tokensPerSecond / whole - 1) < 1e-3)
     assert.equal(predict(config120b, speeds, chosen).disk?.measured, false)
   })
@@ -263,7 +271,7 @@ gpt-oss-20b (tutti pull gpt-oss-20b downloads it): fits, expect about 9.0 tokens
                      all the context that the model was made for
   needs              1.2 GiB for weights, 3.4 GiB for the cache, 336 MiB to work in, and 10.6 GiB of its files in memory
   writes             9.0 tokens/s, 8.6 tokens/s behind 4096 others, 6.8 tokens/s behind 32768 others
-  reads prompts      40 tokens/s for 64 tokens, 48 tokens/s for 512 tokens
+  reads prompts      42 tokens/s for 64 tokens, 50 tokens/s for 512 tokens
   by context           4096 tokens:  1.9 GiB + 10.6 GiB of files: fits
                       32768 tokens:  2.6 GiB + 10.6 GiB of files: fits
                      131072 tokens:  5.0 GiB + 10.6 GiB of files: fits
@@ -274,15 +282,15 @@ gpt-oss-120b (tutti pull gpt-oss-120b downloads it): runs, but reads some of its
                      precision fast: a token reads 3.56 GB of weights, and 3.70 GB with exact
                      cache bf16: as exact as the model was made for
                      8192 tokens of context: more would leave less memory for its weights
-  needs              1.5 GiB for weights, 677 MiB for the cache, 336 MiB to work in, and 57.9 GiB of its files in memory
+  needs              1.5 GiB for weights, 697 MiB for the cache, 336 MiB to work in, and 57.9 GiB of its files in memory
   writes             1.2 tokens/s, 1.2 tokens/s behind 4096 others
-  reads prompts      2.9 tokens/s for 64 tokens, 13 tokens/s for 512 tokens
+  reads prompts      3.0 tokens/s for 64 tokens, 13 tokens/s for 512 tokens
   disk               taken to read 2.0 GB/s; give the model’s folder to have it measured
   by context           4096 tokens:  2.4 GiB + 57.9 GiB of files: reads from the disk
                       32768 tokens:  3.4 GiB + 57.9 GiB of files: reads from the disk
                      131072 tokens:  7.0 GiB + 57.9 GiB of files: reads from the disk
   what would help
-    - with 59.3 GiB of free memory instead of 20.0 GiB no token would wait for the disk; until then a faster disk helps
+    - with 59.4 GiB of free memory instead of 20.0 GiB no token would wait for the disk; until then a faster disk helps
 
 What would make any model faster here
   - have luck

@@ -132,16 +132,17 @@ export function predict(config: ModelConfig, speeds: Speeds, need: Need, diskSpe
   const disk = paging && { bytesPerSecond: diskSpeed ?? assumedDisk, measured: diskSpeed !== undefined }
   const reading = paging && disk ? paging.perToken / disk.bytesPerSecond : 0
   const contexts = [0, 4096, 32_768, 131_072].filter(context => context < contextLength)
-  const prompts = [64, 512].filter(tokens => tokens < contextLength)
+  const prompts = speeds.prompts.filter(({ tokens }) => tokens < contextLength)
   return {
     decode: contexts.map(context => ({
       context,
       tokensPerSecond: 1 / (decodeSeconds(config, speeds, context) + reading),
     })),
-    prefill: prompts.map(tokens => {
+    prefill: prompts.map(prompt => {
+      const { tokens } = prompt
       // A prompt of many tokens reads more experts than one token does, but none of them twice.
       const touched = visitedExperts(config, tokens) / config.expertsPerToken
-      const whole = prefillSeconds(config, speeds, tokens) + reading * touched
+      const whole = prefillSeconds(config, speeds, prompt) + reading * touched
       return { tokens, tokensPerSecond: tokens / whole }
     }),
     ...(disk && { disk }),
@@ -149,24 +150,21 @@ export function predict(config: ModelConfig, speeds: Speeds, need: Need, diskSpe
 }
 
 /** Seconds for one token behind so many others. */
-export function decodeSeconds(config: ModelConfig, speeds: Speeds, context: number): number {
-  const { numHiddenLayers, vocabSize, expertsPerToken } = config
-  const { experts, layer, visited } = speeds.layers[0]
-  const oneLayer = layer + (experts / visited) * (expertsPerToken - visited)
+export function decodeSeconds({ numHiddenLayers, vocabSize }: ModelConfig, speeds: Speeds, context: number): number {
+  const { decodeLayer, unembeddingRow, contextToken } = speeds
   const numFull = Math.floor(numHiddenLayers / 2)
-  return numHiddenLayers * oneLayer + vocabSize * speeds.unembeddingRow + numFull * context * speeds.contextToken
+  return numHiddenLayers * decodeLayer + vocabSize * unembeddingRow + numFull * context * contextToken
 }
 
-/** Seconds for a prompt of so many tokens, behind none. */
-export function prefillSeconds(config: ModelConfig, speeds: Speeds, tokens: number): number {
-  const { numHiddenLayers, vocabSize, expertsPerToken } = config
-  const visited = visitedExperts(config, tokens)
-  const experts = visited * expertSeconds(config, speeds, (tokens * expertsPerToken) / visited)
-  const attended = attentionBeyond(speeds, tokens)
-  const numFull = Math.floor(numHiddenLayers / 2)
-  const layers = numHiddenLayers * (experts + tokens * restSeconds(speeds, tokens))
-  const attention = numFull * attended.full + (numHiddenLayers - numFull) * attended.windowed
-  return layers + attention + vocabSize * speeds.unembeddingRow
+/** Seconds for a prompt, behind none, of one of the lengths that were run. */
+export function prefillSeconds(config: ModelConfig, speeds: Speeds, prompt: Speeds['prompts'][number]): number {
+  const { tokens, layer, lastLayer } = prompt
+  const { numHiddenLayers, vocabSize, numExperts } = config
+  // Twice as many experts are as much work as two layers' are that take half the tokens each.
+  const times = numExperts / speeds.numExperts
+  const more = times * expertSeconds(speeds, tokens / times) - expertSeconds(speeds, tokens)
+  const whole = Math.max(0, layer + more) // whatever a busy machine measured
+  return (numHiddenLayers - 1) * whole + lastLayer + vocabSize * speeds.unembeddingRow
 }
 
 /** Experts of a layer that tokens choose which are routed evenly. */
@@ -174,46 +172,14 @@ export function visitedExperts({ numExperts, expertsPerToken }: ModelConfig, tok
   return numExperts * (1 - (1 - expertsPerToken / numExperts) ** tokens)
 }
 
-/** Seconds of one expert that `rows` tokens chose: between what was measured, and beyond, along straight lines. */
-function expertSeconds({ expertsPerToken }: ModelConfig, { layers }: Speeds, rows: number): number {
-  return onLines(
-    layers.map(({ tokens, visited, experts }) => [(tokens * expertsPerToken) / visited, experts / visited]),
-    rows,
+/** Seconds of the experts that were run, for so many tokens: along straight lines between what was measured. */
+function expertSeconds({ experts }: Speeds, tokens: number): number {
+  const next = Math.max(
+    1,
+    experts.findIndex(point => point.tokens >= tokens),
   )
-}
-
-/** Seconds a token of all in a layer but its experts. */
-function restSeconds({ layers }: Speeds, tokens: number): number {
-  const rests = layers.map(({ tokens, layer, experts }): [number, number] => [tokens, layer - experts])
-  return onLines(rests, tokens) / tokens
-}
-
-/** What attention takes beyond the share of it that `restSeconds` counts, which was measured on a shorter prompt. */
-function attentionBeyond({ attention, layers }: Speeds, tokens: number): { full: number; windowed: number } {
-  const measured = layers.at(-1)!.tokens
-  if (tokens <= measured) return { full: 0, windowed: 0 }
-  // A layer of the measurement sees everything. Along lines of the time a token, which grows as the prompt does.
-  const perToken = (kind: 'full' | 'windowed', of: number) =>
-    onLines(
-      attention.map(a => [a.tokens, a[kind] / a.tokens]),
-      of,
-    )
-  const counted = perToken('full', measured)
-  return {
-    full: tokens * Math.max(0, perToken('full', tokens) - counted),
-    windowed: tokens * Math.max(0, perToken('windowed', tokens) - counted),
-  }
-}
-
-/**
- * The value at x of the lines through points with rising x. Beyond the last, its line goes on, unless it falls: more work
- * takes no less time, whatever a busy machine measured.
- */
-function onLines(points: readonly (readonly [x: number, y: number])[], x: number): number {
-  const index = points.findIndex(point => point[0] >= x)
-  const right = Math.min(Math.max(index < 0 ? points.length - 1 : index, 1), points.length - 1)
-  const [[x0, y0], [x1, y1]] = [points[right - 1], points[right]]
-  return x > x1 && y1 < y0 ? y1 : y0 + ((y1 - y0) * (x - x0)) / (x1 - x0)
+  const [from, to] = [experts[next - 1], experts[next]]
+  return from.seconds + ((to.seconds - from.seconds) * (tokens - from.tokens)) / (to.tokens - from.tokens)
 }
 
 /* ---- advice */
