@@ -59,6 +59,20 @@ export async function openPacked(folder: Folder, options: PackOptions): Promise<
   }
 }
 
+/** The files in tutti's cache folder that were made of the checkpoint in a folder, whatever it was then. */
+export async function packedFiles(folder: Folder, cacheFolder: string): Promise<string[]> {
+  const source = await openCheckpoint(folder)
+  try {
+    const conversions = conversionsOf(source)
+    if (conversions.length === 0) return []
+    const plan = await layOut(source, conversions, join(cacheFolder, 'packed'))
+    const names = await readdir(plan.folder).catch(() => [])
+    return names.filter(name => name.startsWith(`${plan.sourceName}-`)).map(name => join(plan.folder, name))
+  } finally {
+    await source.close()
+  }
+}
+
 /** The file for a checkpoint's converted tensors. */
 interface Plan {
   readonly conversions: readonly Conversion[]

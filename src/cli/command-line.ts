@@ -11,9 +11,10 @@ import { models } from './models.ts'
 import { didYouMean, readArguments } from './options.ts'
 import { pull } from './pull.ts'
 import { render } from './render.ts'
+import { rm } from './rm.ts'
 import { tokens } from './tokens.ts'
 
-export const commands: readonly AnyCommand[] = [chat, generate, pull, models, tokens, render, bench, doctor]
+export const commands: readonly AnyCommand[] = [chat, generate, pull, models, rm, tokens, render, bench, doctor]
 
 /** Runs a command line in this process and sets its exit code. */
 export async function main(args: readonly string[]): Promise<void> {

@@ -1,7 +1,7 @@
 import { cacheFolder } from '../base/cache-folder.node.ts'
 import { CheckpointError, RequestError } from '../base/errors.ts'
 import { readEnvironment } from '../hub/environment.ts'
-import { type CachedModel, findModels, listModels, type Verification, verifyModels } from '../hub/models.ts'
+import { type CachedModel, findModels, listModels, showBytes, type Verification, verifyModels } from '../hub/models.ts'
 import { defineCommand, exitCodes, type Shell } from './command.ts'
 import { interruptible } from './model-options.ts'
 import { flag } from './options.ts'
@@ -19,8 +19,8 @@ export const models = defineCommand({
     'With --verify every file is hashed: those that were pulled must have the hash that was recorded then, others the one ' +
       'that their name in the cache says. The exit code is 1 if one is damaged. Loading does without: it compares sizes, ' +
       'times and inodes with the record, and hashes a file again only where these differ.',
-    'With --json stdout has one JSON object a line: {"name","id","path","commit","revisions","layouts","bytes","verified",' +
-      '"damaged","lastUsed","isPulled"}, and with --verify {"bad","unknown","numFiles"} in it.',
+    'With --json stdout has one JSON object a line: {"name", "id", "path", "commit", "revisions", "layouts", "bytes", ' +
+      '"verified", "damaged", "lastUsed", "isPulled"}, and with --verify "numFiles", "bad" and "unknown" in it.',
   ],
   options: {
     verify: flag('hash every file, and say which are damaged'),
@@ -66,7 +66,8 @@ function refuseName(name: string, cache: string): never {
   throw new RequestError(`there is no model ${JSON.stringify(name)} in ${cache}: see tutti models`)
 }
 
-const isEmbedded = (name: string) => name === 'nano' || name === 'gpt-oss-nano'
+/** Whether it is the model that comes with tutti. */
+export const isEmbedded = (name: string) => name === 'nano' || name === 'gpt-oss-nano'
 
 /** Undefined if Ctrl-C stopped it. */
 async function verify(
@@ -76,7 +77,7 @@ async function verify(
 ): Promise<Verification[] | undefined> {
   const status = new StatusLine(shell.stderr)
   const bytes = chosen.reduce((sum, model) => sum + model.bytes, 0)
-  if (!shell.stderr.isTTY) shell.stderr.write(`hashing ${showBytes(bytes)}\n`)
+  if (!shell.stderr.isTTY && chosen.length > 0) shell.stderr.write(`hashing ${showBytes(bytes)}\n`)
   let found: Verification[] | undefined
   try {
     await interruptible(shell, async signal => {
@@ -144,10 +145,6 @@ function showTime(iso: string): string {
   const two = (value: number) => String(value).padStart(2, '0')
   const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join('-')
   return `${day} ${two(date.getHours())}:${two(date.getMinutes())}`
-}
-
-function showBytes(bytes: number): string {
-  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
 }
 
 const count = (number: number, one: string, many: string): string => `${number} ${number === 1 ? one : many}`

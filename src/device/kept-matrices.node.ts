@@ -85,14 +85,24 @@ export async function recallMatrices(
   try {
     const identity = await identify(memory, matrices)
     const layout = layOut(identity, matrices)
-    const place = join(folder, 'matrices')
-    const source = digest(await realpath(dirname(matrices[0][0].location!.path)))
+    const place = placeIn(folder)
+    const source = await sourceOf(dirname(matrices[0][0].location!.path))
     const name = { source, identity: digest(layout.header), folder: place }
     const found = await findFile(memory, layout, name)
     return found ?? (await startFile(memory, layout, name, options.spareBytes))
   } catch (error) {
     return notKept(error instanceof Error ? error.message : String(error))
   }
+}
+
+const placeIn = (cacheFolder: string): string => join(cacheFolder, 'matrices')
+const sourceOf = async (folder: string): Promise<string> => digest(await realpath(folder))
+
+/** The files in tutti's cache folder that were made of the checkpoint in a folder, whatever it was then. */
+export async function keptFiles(folder: string, cacheFolder: string): Promise<string[]> {
+  const [place, source] = [placeIn(cacheFolder), await sourceOf(folder)]
+  const names = await readdir(place).catch(() => [])
+  return names.filter(name => name.startsWith(`${source}-`)).map(name => join(place, name))
 }
 
 interface FileName {

@@ -226,3 +226,8 @@ function explain({ hash, size }: FileRecord, found: number): string {
   if (found !== size) return `has ${found} bytes, expected ${size}`
   return `has ${size} bytes that do not have the ${hash.length === 64 ? 'sha256' : 'git sha1'} ${hash}`
 }
+
+/** `13.79 GB` */
+export function showBytes(bytes: number): string {
+  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
+}
