@@ -6,9 +6,9 @@ import { Worker } from 'node:worker_threads'
 import { RequestError } from './base/errors.ts'
 import type { DeviceOptions } from './device/options.ts'
 import type { FromWorker, WorkerPort } from './engine/worker-protocol.ts'
-import { findPulled, repositoryOf } from './hub/hub-cache.ts'
+import { findPulled, repositoryOf, splitName } from './hub/hub-cache.ts'
 
-/** Where a model's files lie, by the path or the name that a person gave: `nano`, or one that was pulled. */
+/** Where a model's files lie, by the path or the name that a person gave: `nano`, or one that was pulled, perhaps `@` a revision. */
 export function locateModel(name: string): string {
   if (name === 'nano' || name === 'gpt-oss-nano') return fileURLToPath(new URL('../models/nano', import.meta.url))
   const path = resolve(name)
@@ -21,7 +21,7 @@ function refuseModel(name: string, path: string): never {
   const cure = 'give the folder that holds config.json and the .safetensors files'
   let problem = `there is no model "${name}" and no folder ${path}: say nano, gpt-oss-20b or gpt-oss-120b, or ${cure}`
   if (looksLikePath) problem = `there is no folder ${path}: ${cure}`
-  if (repositoryOf(name) !== undefined) {
+  if (repositoryOf(splitName(name).name) !== undefined) {
     problem = `${name} is not downloaded, and there is no folder ${path}: run tutti pull ${name}, or ${cure}`
   }
   throw new RequestError(problem, { param: 'model' })

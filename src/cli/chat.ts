@@ -6,7 +6,8 @@ import { AnswerPrinter, count } from './answer-printer.ts'
 import { defineCommand, exitCodes, type Shell } from './command.ts'
 import { Dialogue } from './dialogue.ts'
 import { LineReader } from './line-reader.ts'
-import { interruptible, loadModel, type ModelValues, modelOptions, respondOptions } from './model-options.ts'
+import { loadModel, loadOptions } from './load-model.ts'
+import { interruptible, type ModelValues, respondOptions } from './model-options.ts'
 import { dim, readLines } from './terminal.ts'
 
 export const chat = defineCommand({
@@ -20,10 +21,11 @@ export const chat = defineCommand({
       'at once are one message. /help lists the commands. When a conversation outgrows the context, its oldest turns ' +
       'leave whole, and the chat says so.',
   ],
-  options: modelOptions,
+  options: loadOptions,
   examples: [
     ['tutti chat', 'talks with nano, the embedded demonstration model'],
     ['tutti chat "What is MXFP4?"', 'answers and ends'],
+    ['tutti chat --model=gpt-oss-20b', 'talks with gpt-oss-20b; offers to download it where it is not there'],
     ['tutti chat --model=models/gpt-oss-20b --reasoning=high --show-reasoning', 'thinks long, where you can see it'],
     ['tutti chat --developer="Always answer in uppercase."', 'sets a rule that outranks yours'],
     ['tutti chat --raw', 'shows the Harmony that the model writes'],

@@ -3,7 +3,8 @@ import { RequestError } from '../base/errors.ts'
 import { REPAIRS } from '../harmony/repair.ts'
 import { AnswerPrinter } from './answer-printer.ts'
 import { defineCommand, exitCodes } from './command.ts'
-import { interruptible, loadModel, type ModelValues, modelOptions, respondOptions } from './model-options.ts'
+import { loadModel, loadOptions } from './load-model.ts'
+import { interruptible, type ModelValues, respondOptions } from './model-options.ts'
 import { flag } from './options.ts'
 import { readAll } from './terminal.ts'
 
@@ -19,7 +20,7 @@ export const generate = defineCommand({
       '--show-reasoning adds {"type":"analysis","text"} and {"type":"repair","kind","at","tokens","meaning"}; --raw adds ' +
       '{"type":"token","token"}.',
   ],
-  options: { ...modelOptions, json: flag('print events as JSON, one a line') },
+  options: { ...loadOptions, json: flag('print events as JSON, one a line') },
   examples: [
     ['tutti generate "What is the capital of France?"', 'prints the answer'],
     ['tutti generate < question.txt > answer.txt', 'reads the prompt from a file'],

@@ -1,11 +1,13 @@
-import type { Model, RespondOptions } from '../agent/model.ts'
+import type { RespondOptions } from '../agent/model.ts'
 import type { Shell } from './command.ts'
 import { decimal, flag, oneOf, text, type Values, wholeNumber } from './options.ts'
-import { StatusLine } from './terminal.ts'
 
 /** What chat and generate have in common. */
 export const modelOptions = {
-  model: text('NAME', 'nano (default, embedded), one that was pulled, or a model’s folder'),
+  model: text(
+    'NAME',
+    'nano (default, embedded), one to pull (gpt-oss-20b, OWNER/NAME, NAME@REVISION), or a model’s folder or file',
+  ),
   reasoning: oneOf(['low', 'medium', 'high'], 'how long the model may think: default medium, for nano low'),
   developer: text('TEXT', 'instructions that outrank the prompt'),
   context: wholeNumber(1, 'tokens of prompt and answer together: default what model and memory allow'),
@@ -25,22 +27,7 @@ export const modelOptions = {
 
 export type ModelValues = Values<typeof modelOptions>
 
-/** Loads the model that the options name, with progress on a terminal; undefined if Ctrl-C stopped it. */
-export async function loadModel(values: ModelValues, shell: Shell): Promise<Model | undefined> {
-  const { model = 'nano', context: contextLength, device, threads, precision, cache } = values
-  const status = new StatusLine(shell.stderr)
-  const onProgress = (...progress: Progress) => status.show(`loading ${model}: ${showProgress(...progress)}`)
-  const options = { contextLength, device, threads, precision, cache, keep: !values['no-keep'], onProgress }
-  let loaded: Model | undefined
-  try {
-    await interruptible(shell, async signal => void (loaded = await shell.load(model, { ...options, signal })))
-    return loaded
-  } finally {
-    status.clear()
-  }
-}
-
-type Progress = [done: number, total: number, secondsLeft?: number]
+export type Progress = [done: number, total: number, secondsLeft?: number]
 
 /** `42 %, 8 s left` */
 export function showProgress(...[done, total, secondsLeft]: Progress): string {

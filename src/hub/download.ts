@@ -15,8 +15,8 @@ export interface Download {
   partBytes: number
   numConnections: number
   signal?: AbortSignal
-  /** How many bytes more (or again fewer) are there, and how many more were hashed. */
-  onBytes: (bytes: number) => void
+  /** How many bytes more (or again fewer) are there, by `isNew` of this call, and how many more were hashed. */
+  onBytes: (bytes: number, isNew: boolean) => void
   onChecked: (bytes: number) => void
   /** Called when all of it has come, and is hashed next. */
   onFetched?: () => void
@@ -132,7 +132,7 @@ class Attempt {
     this.#handle = handle
     this.#map = map
     this.#signal = options.signal ? AbortSignal.any([options.signal, this.#stop.signal]) : this.#stop.signal
-    this.#count(map.recordedBytes)
+    this.#count(map.recordedBytes, false)
   }
 
   /** Fetches every part that is not recorded, several at once; from one stream where the server knows no ranges. */
@@ -342,9 +342,9 @@ class Attempt {
     return end - begin
   }
 
-  #count(bytes: number): void {
+  #count(bytes: number, isNew = true): void {
     this.#counted += bytes
-    this.#options.onBytes(bytes)
+    this.#options.onBytes(bytes, isNew)
   }
 }
 

@@ -27,10 +27,21 @@ export function nameOf(id: string): string {
   return Object.keys(shortNames).find(name => shortNames[name] === id) ?? id
 }
 
-/** The folder of a model that was pulled, or that Python's libraries downloaded; undefined where there is no whole one. */
-export function findPulled(name: string, environment = readEnvironment()): string | undefined {
+/** What a person says of a model, `gpt-oss-20b` or with a revision `gpt-oss-20b@main`, in its two parts. */
+export function splitName(text: string): { name: string; revision?: string } {
+  const at = text.indexOf('@')
+  return at < 0 ? { name: text } : { name: text.slice(0, at), revision: text.slice(at + 1) }
+}
+
+/**
+ * The folder of a model that was pulled, or that Python's libraries downloaded: `NAME` or `NAME@REVISION`. Undefined where
+ * there is no whole one; without a layout either one will do. Throws RequestError for a revision that can be none.
+ */
+export function findPulled(text: string, environment = readEnvironment(), layout?: Layout): string | undefined {
+  const { name, revision = 'main' } = splitName(text)
   const id = repositoryOf(name)
-  return id && new RepositoryCache(environment.cache, id).locate('main')
+  const snapshot = id && new RepositoryCache(environment.cache, id).locate(checkRevision(revision), layout)
+  return snapshot && layout === 'original' ? join(snapshot, 'original') : snapshot
 }
 
 /** Throws RequestError for revisions that could leave their folder. */

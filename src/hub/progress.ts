@@ -38,7 +38,7 @@ export class ProgressMeter {
     this.#state.totalBytes += bytes
   }
 
-  /** A file was there. */
+  /** Something was there. */
   found(bytes: number): void {
     this.#state.doneBytes += bytes
   }

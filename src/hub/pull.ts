@@ -1,15 +1,16 @@
 import { lstat, mkdir, readlink, stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { cacheFolder } from '../base/cache-folder.node.ts'
-import { DeviceError, RequestError } from '../base/errors.ts'
+import { RequestError } from '../base/errors.ts'
 import { readJsonObject } from '../checkpoint/index-file.ts'
 import { openFolder } from '../checkpoint/source.node.ts'
 import { readConfig } from '../model/config.ts'
 import { download, dropPartial, explainDisk, isGood, recordedBytes } from './download.ts'
 import { takeInTurn } from './download-queue.ts'
+import { checkRoom, usualPartBytes } from './download-size.ts'
 import { type HubEnvironment, readEnvironment } from './environment.ts'
 import { lockFile } from './file-lock.ts'
-import { checkRevision, freeBytes, RepositoryCache, repositoryOf, shardsOf } from './hub-cache.ts'
+import { checkRevision, RepositoryCache, repositoryOf, shardsOf } from './hub-cache.ts'
 import { type ClientOptions, HubClient, type HubFile, Unreachable } from './hub-client.ts'
 import { firstFiles, indexName, type Layout, weightFiles } from './plan.ts'
 import { ProgressMeter, type PullProgress } from './progress.ts'
@@ -24,6 +25,8 @@ export interface PullOptions {
   signal?: AbortSignal
   /** Called a few times a second. */
   onProgress?: (progress: PullProgress) => void
+  /** Called before the weights come: how many bytes are missing of how many. */
+  onPlan?: (missingBytes: number, totalBytes: number) => void
   /** Called once when another process downloads a file that is needed here too. */
   onWait?: (pid: number) => void
   /** tutti's own cache folder, for the record of what was hashed; undefined where this user has none. */
@@ -48,10 +51,7 @@ export interface Pulled {
   notice?: string
 }
 
-const usualPartBytes = 64 * 2 ** 20
 const numConnections = 4
-/** Room that a download leaves on the disk. */
-const usualSpareBytes = 2 ** 30
 
 /**
  * Downloads a model into the cache that Python's huggingface_hub shares, or finds it there: every file is hashed, and
@@ -156,7 +156,10 @@ class Pull {
     await this.#checkConfig(config)
     const shards = index && shardsOf(this.#pathOf(index))
     const all = [...small, ...weightFiles(files, { id: cache.id, layout, shards })]
-    await this.#takeAll(all.filter(file => !this.#places.has(file)))
+    await this.#takeAll(
+      all.filter(file => !this.#places.has(file)),
+      this.#target.onPlan,
+    )
     await this.#placeAll(all)
     await cache.writeRef(revision, commit)
     const notice = await this.#record(all)
@@ -164,10 +167,12 @@ class Pull {
     return { ...pulled, ...(notice && { notice }) }
   }
 
-  async #takeAll(all: readonly HubFile[]): Promise<void> {
+  async #takeAll(all: readonly HubFile[], onPlan?: PullOptions['onPlan']): Promise<void> {
     const files = await this.#unknown(all)
     this.#meter.expect(sum(files))
-    await this.#checkDisk(files)
+    const missing = await this.#missingBytes(files)
+    await checkRoom(this.#cache, missing, this.#target.spareBytes)
+    onPlan?.(missing, sum(files))
     // Python's tools call a repository without this folder corrupt, and one being downloaded is not.
     await mkdir(this.#cache.snapshot(''), { recursive: true })
     await mkdir(this.#cache.blobs, { recursive: true })
@@ -208,19 +213,12 @@ class Pull {
     return fingerprintOf(path).catch(() => undefined)
   }
 
-  async #checkDisk(files: readonly HubFile[]): Promise<void> {
+  async #missingBytes(files: readonly HubFile[]): Promise<number> {
     let missing = 0
     for (const file of files) {
       if (!(await this.#isThere(file))) missing += file.size - (await recordedBytes(this.#cache, file, this.#partBytes))
     }
-    if (missing === 0) return
-    const free = await freeBytes(this.#cache.root)
-    const { spareBytes = usualSpareBytes } = this.#target
-    if (free >= missing + spareBytes) return
-    throw new DeviceError(
-      `${this.#cache.id} needs ${gigabytes(missing)} more and ${gigabytes(spareBytes)} to spare, and the disk that holds ` +
-        `${this.#cache.root} has ${gigabytes(free)} free: make room, or set HF_HOME to a folder on another disk`,
-    )
+    return missing
   }
 
   /** By size; its hash is seen to later. */
@@ -255,7 +253,7 @@ class Pull {
       const there = await recordedBytes(cache, file, this.#partBytes)
       await download({
         ...{ client: this.#client, cache, commit, file, signal, numConnections, partBytes: this.#partBytes },
-        onBytes: bytes => this.#meter.received(file.path, bytes),
+        onBytes: (bytes, isNew) => (isNew ? this.#meter.received(file.path, bytes) : this.#meter.found(bytes)),
         ...{ onChecked, onFetched },
       })
       this.#fetched += file.size - there
@@ -333,4 +331,3 @@ class Pull {
 
 const isPlainFile = async (path: string) => (await lstat(path).catch(() => undefined))?.isFile() ?? false
 const sum = (files: readonly HubFile[]) => files.reduce((total, { size }) => total + size, 0)
-const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
