@@ -21,8 +21,6 @@ typedef struct owner {
   napi_threadsafe_function wake; /* tells the environment's thread that passes have ended */
   napi_ref handle;
   bool busy;                     /* passes are in flight, which keep the handle and the environment alive */
-  int64_t num_settled;
-  _Atomic int64_t num_ended;     /* passes end in the order of their submission, so a number says which */
 } owner;
 
 /* What becomes of a pass in JavaScript: its task's note. Tasks that nobody waits for have none. */
@@ -66,9 +64,8 @@ static owner *arguments(napi_env env, napi_callback_info info, size_t count, nap
 /* ---- passes */
 
 /* On a thread of the pool. */
-static void pass_ended(task *t) {
-  owner *o = t->device->owner;
-  atomic_fetch_add(&o->num_ended, 1);
+static void pass_ended(device *d) {
+  const owner *o = d->owner;
   napi_call_threadsafe_function(o->wake, NULL, napi_tsfn_nonblocking);
 }
 
@@ -93,10 +90,8 @@ static napi_value result_of(napi_env env, const waiter *w, const task *t) {
   return array != NULL ? array : undefined(env);
 }
 
-/* Settles the promise of the oldest pass. Where JavaScript is being terminated the calls fail, and nobody is left to
- * hear. */
-static void settle_first(napi_env env, device *d) {
-  task *t = d->first;
+/* Settles the promise of a pass. Where JavaScript is being terminated the calls fail, and nobody is left to hear. */
+static void settle(napi_env env, task *t) {
   waiter *w = t->note;
   pass_outcome outcome = t->pass.outcome;
   if (outcome == PASS_DONE && t->finish != NULL && !t->finish(t)) outcome = PASS_FAILED;
@@ -117,7 +112,10 @@ static void on_wake(napi_env env, napi_value function, void *context, void *data
   (void)function, (void)data;
   owner *o = context;
   if (env == NULL || o->device == NULL) return;
-  for (; o->num_settled < atomic_load(&o->num_ended); o->num_settled++) settle_first(env, o->device);
+  for (task *t = o->device->first, *after; t != NULL; t = after) {
+    after = t->after;
+    if (atomic_load(&t->ended)) settle(env, t);
+  }
   update_busy(env, o);
 }
 
@@ -267,7 +265,7 @@ static napi_value close_device(napi_env env, napi_callback_info info) {
   if (o == NULL) return throw_problem(env, &p);
   if (o->device == NULL) return undefined(env);
   device_halt(o->device);
-  while (o->device->first != NULL) settle_first(env, o->device);
+  while (o->device->first != NULL) settle(env, o->device->first);
   update_busy(env, o);
   napi_remove_env_cleanup_hook(env, on_environment_end, o);
   shut(o);
@@ -458,8 +456,15 @@ static napi_value submit(napi_env env, napi_callback_info info) {
   INTEGER(result_offset, 3);
   INTEGER(result_length, 4);
   size_t num_words;
+  bool urgent = false;
+  if (!is_type(env, v[5], napi_undefined) && !get_boolean(env, v[5], "urgent", &urgent, &p)) {
+    return throw_problem(env, &p);
+  }
   double *words = get_words(env, v[1], &num_words, &p);
-  task *t = words != NULL ? device_program(d, words, num_words, arena_bytes, result_offset, result_length, &p) : NULL;
+  task *t = NULL;
+  if (words != NULL) {
+    t = device_program(d, words, num_words, arena_bytes, result_offset, result_length, urgent, &p);
+  }
   free(words);
   if (t == NULL) return throw_problem(env, &p);
   void *data;

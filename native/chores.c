@@ -25,9 +25,7 @@ static void run_quantize(pass *p, team *t) {
   }
   if (!team_barrier(t)) return;
   quantize_args args = {q->source, q->codes.data};
-  k->enter();
   k->quantize_q8(&args, t);
-  k->leave();
   team_end_op(t);
 }
 
@@ -53,7 +51,7 @@ task *device_quantize(device *d, int64_t id, problem *p) {
   q->source = &w->m;
   q->task.finish = finish_quantize;
   q->task.destroy = destroy_quantize;
-  if (task_use(&q->task, &w->item)) return &q->task;
+  if (task_uses(&q->task, &w->item, false)) return &q->task;
   task_over(&q->task);
   return no_memory(p, 0);
 }
@@ -107,9 +105,7 @@ static void run_checksum(pass *p, team *t) {
   look_task *l = (look_task *)p;
   const matrix *m = l->matrix;
   const kernels *k = l->task.device->kernels;
-  k->enter();
   atomic_fetch_xor(&l->checksum, k->read_memory(m->parts[0].data, q8_bytes(m->rows, m->cols), t));
-  k->leave();
   team_end_op(t);
 }
 
@@ -147,7 +143,7 @@ static task *look(device *d, int64_t id, number_type type, void (*run)(pass *, t
   l->matrix = &w->m;
   atomic_store(&l->first_nan, -1);
   l->task.gather = gather;
-  if (task_use(&l->task, &w->item)) return &l->task;
+  if (task_uses(&l->task, &w->item, false)) return &l->task;
   task_over(&l->task);
   return no_memory(p, 0);
 }
@@ -193,9 +189,7 @@ static void run_read(pass *p, team *t) {
   /* A thread that wakes late from the barrier must not start the clock. */
   long long unset = 0, begun = now_ns();
   atomic_compare_exchange_strong(&r->begun, &unset, begun);
-  k->enter();
   atomic_fetch_xor(&r->checksum, k->read_memory(r->data != NULL ? r->data : r->own.data, r->length, t));
-  k->leave();
   long long now = now_ns(), latest = atomic_load(&r->ended);
   while (latest < now && !atomic_compare_exchange_weak(&r->ended, &latest, now)) continue;
   team_end_op(t);

@@ -52,7 +52,9 @@ static void item_release(device *d, item *i) {
   if (i->uses == 0) i->destroy(d, i);
 }
 
-static void item_unuse(device *d, item *i) {
+static void item_unuse(device *d, task_use use) {
+  item *i = use.item;
+  i->writes -= use.writes;
   if (--i->uses == 0 && i->released) i->destroy(d, i);
 }
 
@@ -83,7 +85,7 @@ static bool open_threads(device *d, int threads, bool pin) {
     if (threads == 0) threads = default_threads(c);
     if (threads > MAX_THREADS) threads = MAX_THREADS;
     d->pinned = pin && can_pin && threads <= c->num_cores && threads <= c->quota;
-    d->gang = gang_open(threads, d->pinned ? c : NULL, d->memory);
+    d->gang = gang_open(threads, d->pinned ? c : NULL, d->memory, d->kernels);
     opened = d->gang != NULL;
   }
   free(mask);
@@ -130,6 +132,7 @@ void device_close(device *d) {
   close_tables(d);
   if (d->memory != NULL) {
     arena_close(d->memory, &d->arena);
+    arena_close(d->memory, &d->detour_arena);
     memory_close(d->memory);
   }
   free(d);
@@ -363,16 +366,15 @@ bool device_copy_page(device *d, int64_t from_id, int64_t to_id, problem *p) {
                   (long long)from->memory.bytes, (long long)to_id, (long long)to->memory.bytes);
   }
   if (from == to) return true;
-  if (from->item.uses == 0 && to->item.uses == 0) {
+  if (from->item.writes == 0 && to->item.uses == 0) {
     memcpy(to->memory.data, from->memory.data, to->memory.bytes);
     return true;
   }
-  /* A pass in flight may write the one or read the other: the copy takes its turn. */
   copy_task *c = task_new(d, sizeof *c, run_copy, p);
   if (c == NULL) return false;
   c->from = from;
   c->to = to;
-  if (task_use(&c->task, &from->item) && task_use(&c->task, &to->item)) {
+  if (task_uses(&c->task, &from->item, false) && task_uses(&c->task, &to->item, true)) {
     task_start(&c->task);
     return true;
   }
@@ -384,8 +386,10 @@ bool device_copy_page(device *d, int64_t from_id, int64_t to_id, problem *p) {
 
 static void task_done(pass *p) {
   task *t = (task *)p;
+  device *d = t->device;
   if (p->outcome == PASS_DONE && t->gather != NULL) t->gather(t);
-  t->device->ended(t);
+  atomic_store(&t->ended, true); /* from now on it may be freed */
+  d->ended(d);
 }
 
 void *task_new(device *d, size_t size, void (*run)(pass *, team *), problem *p) {
@@ -398,17 +402,36 @@ void *task_new(device *d, size_t size, void (*run)(pass *, team *), problem *p) 
   return t;
 }
 
-bool task_use(task *t, item *i) {
+bool task_uses(task *t, item *i, bool writes) {
   if (t->num_uses == t->max_uses) {
     size_t max = t->max_uses * 2 + 16;
-    item **uses = realloc(t->uses, max * sizeof *uses);
+    task_use *uses = realloc(t->uses, max * sizeof *uses);
     if (uses == NULL) return false;
     t->uses = uses;
     t->max_uses = max;
   }
   i->uses++;
-  t->uses[t->num_uses++] = i;
+  i->writes += writes;
+  t->uses[t->num_uses++] = (task_use){i, writes};
   return true;
+}
+
+static void count_uses(const task *t, int sign) {
+  for (size_t n = 0; n < t->num_uses; n++) {
+    t->uses[n].item->uses += sign;
+    t->uses[n].item->writes += sign * t->uses[n].writes;
+  }
+}
+
+bool task_conflicts(const task *t) {
+  bool found = false;
+  count_uses(t, -1);
+  for (size_t n = 0; n < t->num_uses && !found; n++) {
+    const item *i = t->uses[n].item;
+    found = i->writes > 0 || (t->uses[n].writes && i->uses > 0);
+  }
+  count_uses(t, 1);
+  return found;
 }
 
 void task_start(task *t) {
@@ -429,7 +452,7 @@ void task_over(task *t) {
     if (t->after != NULL) t->after->before = t->before;
     else d->last = t->before;
   }
-  for (size_t i = 0; i < t->num_uses; i++) item_unuse(d, t->uses[i]);
+  for (size_t n = 0; n < t->num_uses; n++) item_unuse(d, t->uses[n]);
   if (t->destroy != NULL) t->destroy(t);
   free(t->uses);
   free(t->note);

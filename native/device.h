@@ -24,7 +24,7 @@ typedef struct device device;
 /* What passes may be using. */
 typedef struct item item;
 struct item {
-  int uses;
+  int uses, writes; /* by tasks in flight; the first counts all, the second those that write it */
   bool released; /* freed when the last use ends */
   void (*destroy)(device *, item *);
 };
@@ -48,18 +48,19 @@ typedef struct table {
 } table;
 
 typedef struct task task;
+typedef struct task_use { item *item; bool writes; } task_use;
 
 struct device {
   const kernels *kernels;
   memory *memory;
   gang *gang;
   bool pinned;
-  arena arena;
+  arena arena, detour_arena; /* what urgent passes compute in that may interrupt others: opened when there is one */
   slabs slabs;
   table weights, pages, maps;
   task *first, *last; /* in flight, in the order of their submission */
   int64_t last_pass;
-  void (*ended)(task *); /* the owner's: the pass has ended. Called on a thread of the pool; task_over is for later */
+  void (*ended)(device *); /* the owner's: a pass has ended. Called on a thread of the pool; task_over is for later */
   void *owner;
 };
 
@@ -94,6 +95,7 @@ bool device_read_codes(const device *, int64_t id, int64_t begin, int64_t length
 bool device_page_bytes(device *, int64_t cache, int64_t num_kv_heads, int64_t head_dim, int64_t *bytes, problem *);
 bool device_new_page(device *, int64_t bytes, int64_t *id, problem *);
 bool device_free_page(device *, int64_t id, problem *);
+/* At once, or, where a pass in flight may write the one or read the other, behind all that is in flight. */
 bool device_copy_page(device *, int64_t from, int64_t to, problem *);
 
 /* NULL where there is none of that id. */
@@ -111,7 +113,8 @@ struct task {
   void (*destroy)(task *); /* frees what the task itself holds. Or NULL */
   const char *failure;     /* why a pass failed, if not for want of memory */
   double result;           /* an id, or seconds */
-  item **uses;
+  atomic_bool ended;       /* its pass has */
+  task_use *uses;
   size_t num_uses, max_uses;
   task *before, *after;
   void *note;              /* the owner's, freed with the task */
@@ -131,7 +134,9 @@ task *device_read_memory(device *, int64_t map, int64_t begin, int64_t length, b
 /* All zero but for its first members; NULL: no memory. For program.c. */
 void *task_new(device *, size_t bytes, void (*run)(pass *, team *), problem *);
 /* Keeps an item until the task is over. False: no memory. */
-bool task_use(task *, item *);
+bool task_uses(task *, item *, bool writes);
+/* Something in flight writes what this task, not yet started, uses, or uses what it writes. */
+bool task_conflicts(const task *);
 
 /* Hands it to the threads and gives it its number. */
 void task_start(task *);

@@ -61,13 +61,11 @@ static void run_op(const kernels *k, op *o, team *t) {
 static void run_program(pass *pass, team *t) {
   program *p = (program *)pass;
   const kernels *k = p->task.device->kernels;
-  k->enter();
   bool going = true;
   for (size_t i = 0; going && i < p->num_ops; i++) {
     run_op(k, &p->ops[i], t);
     going = team_end_op(t);
   }
-  k->leave();
 }
 
 static void gather_result(task *t) {
@@ -91,6 +89,7 @@ enum { MAX_TOKENS = 1 << 24, MAX_WIDTH = 1 << 30, MAX_HEADS = 4096 };
 typedef struct reader {
   device *device;
   program *program;
+  const arena *arena;
   const double *words;
   size_t num_words, at, op_at;
   const char *op;
@@ -184,7 +183,7 @@ static float *activation(reader *r, const char *name, int64_t at, int64_t rows, 
     wrong(r, "%s [%lld, %lld] at byte %lld reaches outside the arena of %lld bytes", name, (long long)rows,
           (long long)width, (long long)at, (long long)r->arena_bytes);
   }
-  return r->failed ? NULL : (float *)(void *)(r->device->arena.data + at);
+  return r->failed ? NULL : (float *)(void *)(r->arena->data + at);
 }
 
 /* Kernels may write a part of `out` while others still read `in`. */
@@ -202,7 +201,7 @@ static const matrix *weight_operand(reader *r, const char *name, bool optional) 
     wrong(r, "%s is matrix %lld, which there is not", name, (long long)id);
     return NULL;
   }
-  if (!task_use(&r->program->task, &w->item)) {
+  if (!task_uses(&r->program->task, &w->item, false)) {
     out_of_memory(r);
     return NULL;
   }
@@ -294,7 +293,7 @@ static bool read_rope(reader *r, rope_args *a) {
   return a->tokens > 0;
 }
 
-static uint8_t *page_operand(reader *r, size_t page_bytes) {
+static uint8_t *page_operand(reader *r, size_t page_bytes, bool writes) {
   int64_t id = whole(r, "page", 0, INT32_MAX);
   if (r->failed) return NULL;
   page *p = device_page(r->device, id);
@@ -302,10 +301,17 @@ static uint8_t *page_operand(reader *r, size_t page_bytes) {
     wrong(r, "there is no page %lld", (long long)id);
   } else if (p->memory.bytes < page_bytes) {
     wrong(r, "page %lld has %zu bytes, and 64 tokens need %zu", (long long)id, p->memory.bytes, page_bytes);
-  } else if (!task_use(&r->program->task, &p->item)) {
+  } else if (!task_uses(&r->program->task, &p->item, writes)) {
     out_of_memory(r);
   }
   return r->failed ? NULL : p->memory.data;
+}
+
+/* Whether one of the positions that are written lies in page number i; in a ring they go on at its beginning. */
+static bool writes_page(const piece *p, int64_t i) {
+  int64_t from = p->start > p->length ? p->start : p->length, count = p->start + p->count - from;
+  int64_t begin = from % p->capacity, end = begin + count, place = i * PAGE_TOKENS;
+  return count > 0 && ((place < end && place + PAGE_TOKENS > begin) || place < end - p->capacity);
 }
 
 static void read_piece(reader *r, piece *p, int64_t tokens, size_t page_bytes) {
@@ -323,7 +329,9 @@ static void read_piece(reader *r, piece *p, int64_t tokens, size_t page_bytes) {
           (long long)((places + PAGE_TOKENS - 1) / PAGE_TOKENS));
   }
   uint8_t **pages = take_array(r, "page", p->num_pages, 1, sizeof *pages);
-  for (int64_t i = 0; i < p->num_pages && !r->failed; i++) pages[i] = page_operand(r, page_bytes);
+  for (int64_t i = 0; i < p->num_pages && !r->failed; i++) {
+    pages[i] = page_operand(r, page_bytes, writes_page(p, i));
+  }
   p->pages = pages;
 }
 
@@ -422,7 +430,7 @@ static bool read_rows(reader *r, rows_args *a) {
   int64_t rows = (r->arena_bytes - x) / (a->width * (int64_t)sizeof(float)), highest = 0;
   a->indices = integers(r, "index", a->count, rows - 1 < INT32_MAX ? rows - 1 : INT32_MAX);
   for (int64_t i = 0; i < a->count && !r->failed; i++) highest = a->indices[i] > highest ? a->indices[i] : highest;
-  a->x = (const float *)(const void *)(r->device->arena.data + x);
+  a->x = (const float *)(const void *)(r->arena->data + x);
   a->out = activation(r, "out", out, a->count, a->width);
   if (a->count > 0) apart(r, a->out, a->count * a->width, a->x, (highest + 1) * a->width);
   return a->count > 0;
@@ -473,10 +481,10 @@ static bool read_program(reader *r) {
   return !r->failed;
 }
 
-static bool check_arena(device *d, int64_t arena_bytes, int64_t at, int64_t length, problem *p) {
-  if (arena_bytes < 0 || arena_bytes > (int64_t)d->arena.reserved) {
+static bool check_arena(const arena *a, int64_t arena_bytes, int64_t at, int64_t length, problem *p) {
+  if (arena_bytes < 0 || arena_bytes > (int64_t)a->reserved) {
     return refuse(p, PROBLEM_RANGE, "an arena of %lld bytes, and at most %lld are possible here",
-                  (long long)arena_bytes, (long long)d->arena.reserved);
+                  (long long)arena_bytes, (long long)a->reserved);
   }
   if (at < 0 || at % 4 != 0 || length < 0 || at > arena_bytes || length > (arena_bytes - at) / 4) {
     return refuse(p, PROBLEM_RANGE,
@@ -486,22 +494,41 @@ static bool check_arena(device *d, int64_t arena_bytes, int64_t at, int64_t leng
   return true;
 }
 
-task *device_program(device *d, const double *words, size_t num_words, int64_t arena_bytes, int64_t result_offset,
-                     int64_t result_length, problem *problem) {
-  if (!check_arena(d, arena_bytes, result_offset, result_length, problem)) return NULL;
+static task *new_program(device *d, arena *a, const double *words, size_t num_words, int64_t arena_bytes,
+                         int64_t result_offset, int64_t result_length, problem *problem) {
+  if (!check_arena(a, arena_bytes, result_offset, result_length, problem)) return NULL;
   program *p = task_new(d, sizeof *p, run_program, problem);
   if (p == NULL) return NULL;
   p->task.gather = gather_result;
   p->task.destroy = destroy_program;
-  p->result_from = (const float *)(const void *)(d->arena.data + result_offset);
+  p->result_from = (const float *)(const void *)(a->data + result_offset);
   p->result_bytes = (size_t)result_length * sizeof(float);
-  reader r = {d, p, words, num_words, 0, 0, "program", arena_bytes, problem, false};
+  reader r = {d, p, a, words, num_words, 0, 0, "program", arena_bytes, problem, false};
   if (read_program(&r)) {
-    if (arena_grow(d->memory, &d->arena, (size_t)arena_bytes)) return &p->task;
+    if (arena_grow(d->memory, a, (size_t)arena_bytes)) return &p->task;
     refuse(problem, PROBLEM_MEMORY, "the system gave no %lld bytes of memory for activations", (long long)arena_bytes);
   }
   task_over(&p->task);
   return NULL;
+}
+
+static bool open_detour(device *d) {
+  return (d->detour_arena.data != NULL || arena_open(d->memory, &d->detour_arena)) && gang_open_detour(d->gang);
+}
+
+task *device_program(device *d, const double *words, size_t num_words, int64_t arena_bytes, int64_t result_offset,
+                     int64_t result_length, bool urgent, problem *problem) {
+  /* With nothing in flight there is nothing to interrupt, and the one arena is free. */
+  bool first = d->first == NULL;
+  arena *a = urgent && !first && open_detour(d) ? &d->detour_arena : &d->arena;
+  task *t = new_program(d, a, words, num_words, arena_bytes, result_offset, result_length, problem);
+  if (a == &d->detour_arena && t != NULL && task_conflicts(t)) {
+    task_over(t);
+    a = &d->arena;
+    t = new_program(d, a, words, num_words, arena_bytes, result_offset, result_length, problem);
+  }
+  if (t != NULL) t->pass.urgent = urgent && (first || a == &d->detour_arena);
+  return t;
 }
 
 void task_set_result(task *t, float *result) { ((program *)t)->result_to = result; }

@@ -8,6 +8,7 @@ import type {
   LoadOptions,
   ModelSizes,
   Ops,
+  PassOptions,
   Piece,
   Rotary,
   Routing,
@@ -205,13 +206,13 @@ export class CpuDevice implements Device {
     return new CpuCache(store, shape.window, maxChunk)
   }
 
-  begin(): Ops {
+  begin({ urgent = false }: PassOptions = {}): Ops {
     return new CpuOps(
       cacheTypes[this.#options.cache],
       this.#options.precision === 'exact',
       (steps, result) => {
         const { words, arenaBytes, resultOffset } = plan(steps, result)
-        return this.#native.submit(this.#device, words, arenaBytes, resultOffset, result ? result.length : 0)
+        return this.#native.submit(this.#device, words, arenaBytes, resultOffset, result ? result.length : 0, urgent)
       },
       pass => this.#native.stop(this.#device, pass),
     )

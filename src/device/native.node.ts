@@ -11,7 +11,8 @@ export type NativeBytes = { readonly map: number; readonly begin: number; readon
 
 /**
  * What the addon (native/addon.c) offers. Ids are small integers of one device; a wrong id, size or word of a program
- * throws. Nothing here waits for work: what takes long is given to the device's threads and resolves later, in order.
+ * throws. Nothing here waits for work: what takes long is given to the device's threads and resolves later, in order but
+ * for what is urgent.
  */
 export interface Native {
   /** Instruction sets that are built in and that this CPU and system have, the best first. */
@@ -65,10 +66,13 @@ export interface Native {
   /** A page of that many bytes; what it holds is undefined. */
   newPage(device: NativeDevice, bytes: number): number
   freePage(device: NativeDevice, page: number): void
+  /** At once, or behind all that is in flight where that may write the one or use the other. */
   copyPage(device: NativeDevice, from: number, to: number): void
   /**
    * Runs a program (device/cpu-program.ts) after those submitted before it. Resolves to `resultLength` float32 at
    * `resultOffset` of the arena, or to undefined when stopped; rejects where memory ran out.
+   * An `urgent` one goes before all that is not, and interrupts what runs and is not; but where something in flight
+   * writes a page that it uses, or uses one that it writes, it is like any other.
    */
   submit(
     device: NativeDevice,
@@ -76,6 +80,7 @@ export interface Native {
     arenaBytes: number,
     resultOffset: number,
     resultLength: number,
+    urgent?: boolean,
   ): NativePass<Float32Array>
   /** Makes a pass end as soon as its threads look up, or before it begins. One that has ended is left alone. */
   stop(device: NativeDevice, pass: number): void

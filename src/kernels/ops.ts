@@ -154,6 +154,14 @@ export interface WeightBytes {
   readonly mapped: number
 }
 
+export interface PassOptions {
+  /**
+   * The pass interrupts those that are not urgent, where the device can; they go on when it has ended. Results are the
+   * same: the device sees to it that a pass over a cache that an earlier one is still writing waits for that one.
+   */
+  readonly urgent?: boolean
+}
+
 /** A runtime that holds weights and caches and runs forward passes. */
 export interface Device {
   readonly name: string
@@ -181,6 +189,6 @@ export interface Device {
   /** An empty cache. A windowed one can take `maxChunk` tokens at once. */
   newCache(shape: AttentionShape, maxChunk: number): LayerCache
   /** Starts a forward pass. Several may be open at once. */
-  begin(): Ops
+  begin(options?: PassOptions): Ops
   close(): void
 }

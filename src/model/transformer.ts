@@ -1,4 +1,4 @@
-import type { AttentionShape, Device, Experts, Piece, Rotary } from '../kernels/ops.ts'
+import type { AttentionShape, Device, Experts, PassOptions, Piece, Rotary } from '../kernels/ops.ts'
 import type { Tensor } from '../kernels/tensor.ts'
 import type { ModelConfig } from './config.ts'
 import { KvCache, snapshotTokens } from './kv-cache.ts'
@@ -83,12 +83,12 @@ export class Transformer {
   async forward(
     batch: readonly Chunk[],
     shouldStop?: ShouldStop,
-    _options: { urgent?: boolean } = {},
+    options?: PassOptions,
   ): Promise<Float32Array | undefined> {
     const { config } = this
     const { embedding, layers, norm, unembedding } = this.#weights
     const { tokens, positions, pieces, wanted } = layout(batch)
-    const ops = this.#device.begin()
+    const ops = this.#device.begin(options)
     try {
       let x = ops.embedding(tokens, embedding) // [T, hiddenSize]
       for (const [n, layer] of layers.entries()) {

@@ -65,6 +65,57 @@ describe('the addon', { skip }, () => {
     native.close(device)
   })
 
+  test('an urgent program interrupts a long one and overtakes what waits, and all give what they give alone', async () => {
+    const device = open()
+    const table = native.matrix(device, 'F32', [2], 4, [floats(1, 2, 3, 4, 5, 6, 7, 8)])
+    /** A row of the table, doubled `times` times in the middle of much work; then the row again. */
+    const doubled = (row: number, times: number, work: Float64Array) => {
+      const at = 2 ** 23 // behind what the work uses
+      const doublings = Array.from({ length: times }, () => [add, at, at, 4, at]).flat()
+      return Float64Array.of(1, table, at, 1, row, ...work, ...doublings)
+    }
+    const submit = (words: Float64Array, urgent: boolean) =>
+      native.submit(device, words, 2 ** 23 + 64, 2 ** 23, 4, urgent)
+    const idle = native.describe(device).privateBytes
+    assert.deepEqual(await submit(doubled(0, 1, additions(16, 1)), true).done, Float32Array.of(2, 4, 6, 8))
+    const alone = native.describe(device).privateBytes
+    assert.equal(alone - idle, 2 ** 23 + 2 ** 21) // the arena: where nothing else runs, urgent passes take nothing more
+    const order: string[] = []
+    const said = async (name: string, { done }: { done: Promise<unknown> }) => {
+      const result = await done
+      order.push(name)
+      return result
+    }
+    const results = [
+      said('long', submit(doubled(1, 3, additions(2 ** 20, 400)), false)),
+      said('waiting', submit(doubled(0, 3, additions(16, 1)), false)),
+      said('urgent', submit(doubled(0, 2, additions(2 ** 18, 3)), true)),
+      said('more urgent', submit(doubled(1, 1, additions(16, 1)), true)),
+    ]
+    assert.deepEqual(await Promise.all(results), [
+      Float32Array.of(40, 48, 56, 64),
+      Float32Array.of(8, 16, 24, 32),
+      Float32Array.of(4, 8, 12, 16),
+      Float32Array.of(10, 12, 14, 16),
+    ])
+    assert.deepEqual(order, ['urgent', 'more urgent', 'long', 'waiting'])
+    // The other arena, and a MiB of scratch for each of two threads.
+    assert.equal(native.describe(device).privateBytes - alone, 2 ** 23 + 2 ** 21 + 2 ** 21)
+    native.close(device)
+  })
+
+  test('a suspended pass that is stopped ends right after what interrupts it', async () => {
+    const device = open()
+    const long = native.submit(device, additions(2 ** 20, 20_000), 2 ** 23, 0, 1)
+    await sleep(5)
+    const urgent = native.submit(device, additions(2 ** 20, 100), 2 ** 23, 0, 1, true)
+    native.stop(device, long.pass)
+    const order = await Promise.all([long.done, urgent.done.then(result => [result?.length, performance.now()])])
+    assert.deepEqual([order[0], order[1][0]], [undefined, 1])
+    assert.ok(performance.now() - order[1][1]! < 1000, 'the long one takes half a minute')
+    native.close(device)
+  })
+
   test('a stop ends a long pass within 100 ms', async () => {
     const device = open()
     const times: number[] = [] // on a machine that others keep busy, some stops wait for them
@@ -235,6 +286,10 @@ describe('the addon', { skip }, () => {
         /RangeError: a result of 9 float32 at byte 32 lies outside/,
       ],
       [() => native.submit(device, new Float64Array(0), 1e15, 0, 0), /RangeError: an arena of 1000000000000000 bytes/],
+      [
+        () => native.submit(device, new Float64Array(0), 0, 0, 0, 1 as unknown as boolean),
+        /TypeError: urgent is no boolean/,
+      ],
     ]
     for (const [call, error] of wrong) assert.throws(call, error)
     assert.equal((await native.submit(device, additions(16, 1), 128, 0, 16).done)?.length, 16)

@@ -8,6 +8,7 @@
 #include "../../native/event.h"
 #include "../../native/program.h"
 #include <math.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +36,8 @@ static uint32_t chance(uint32_t n) {
 }
 
 /* ---- passes over a bare pool */
+
+static const kernels touching;
 
 enum { MAX_ROUNDS = 4000, MAX_SHARES = 64 };
 
@@ -101,7 +104,7 @@ static void wait_for(storm *s) {
 static void test_barriers(int scale) {
   for (int threads = 1; threads <= 8; threads++) {
     memory *m = memory_open();
-    gang *g = gang_open(threads, NULL, m);
+    gang *g = gang_open(threads, NULL, m, &touching);
     CHECK(g != NULL, "no pool of %d threads", threads);
     for (int repeat = 0; repeat < 2; repeat++) {
       storm *s = new_storm(100 * scale / threads, 1 + repeat * (MAX_SHARES - 1), repeat == 0 ? 0 : 1 << 16);
@@ -127,7 +130,7 @@ static void spin_ns(int64_t ns) {
 static void test_stops(int scale) {
   for (int threads = 1; threads <= 4; threads++) {
     memory *m = memory_open();
-    gang *g = gang_open(threads, NULL, m);
+    gang *g = gang_open(threads, NULL, m, &touching);
     for (int n = 0; n < 100 * scale; n++) {
       storm *stopped = new_storm(MAX_ROUNDS, 1 + (int)chance(8), chance(2) ? 4096 : 0), *next = new_storm(2, 3, 0);
       gang_submit(g, &stopped->pass);
@@ -153,7 +156,7 @@ static void test_stops(int scale) {
 static void test_closing(int scale) {
   for (int n = 0; n < 30 * scale; n++) {
     memory *m = memory_open();
-    gang *g = gang_open(1 + (int)chance(4), NULL, m);
+    gang *g = gang_open(1 + (int)chance(4), NULL, m, &touching);
     storm *s[3];
     int count = (int)chance(4);
     for (int i = 0; i < count; i++) {
@@ -163,6 +166,224 @@ static void test_closing(int scale) {
     spin_ns(chance(50000));
     gang_close(g);
     for (int i = 0; i < count; i++) free(s[i]);
+    memory_close(m);
+  }
+}
+
+/* ---- urgent passes, which interrupt others */
+
+enum { DETOUR_SHARES = 24 };
+
+/*
+ * A pass whose every number comes from others of the round before, by way of shared memory and the threads' own: what an
+ * interruption loses, does twice or writes into changes the numbers at the end.
+ */
+typedef struct weave {
+  pass pass;
+  uint32_t mark;
+  int rounds;
+  bool fails; /* in its last round */
+  uint64_t numbers[DETOUR_SHARES], next[DETOUR_SHARES];
+  int reached[MAX_THREADS]; /* rounds that each thread saw the end of */
+  atomic_int lost; /* what scratch and shared memory held was not there any more */
+  atomic_bool begun, over;
+  struct weave *behind; /* of an urgent one: which pass ran when it was submitted. Or NULL */
+  bool overtook;        /* it ended while that pass was under way */
+} weave;
+
+static uint64_t woven(uint32_t mark, int round, uint64_t a, uint64_t b) {
+  uint64_t x = (a ^ (b << 7 | b >> 57)) + mark + (uint64_t)round;
+  return x * UINT64_C(0x9e3779b97f4a7c15) ^ x >> 29;
+}
+
+static void weave_share(weave *w, team *t, int round, int64_t i, uint64_t *shared) {
+  uint64_t *own = (uint64_t *)(void *)t->scratch;
+  own[1 + i] = woven(w->mark, round, w->numbers[i], w->numbers[(i * 5 + 1) % DETOUR_SHARES]);
+  shared[i] = own[1 + i];
+}
+
+static void run_weave(pass *p, team *t) {
+  weave *w = (weave *)p;
+  uint64_t *own = (uint64_t *)(void *)t->scratch;
+  atomic_store(&w->begun, true);
+  own[0] = w->mark;
+  for (int round = 0; round < w->rounds; round++) {
+    uint64_t *shared = team_shared(t, (DETOUR_SHARES + (size_t)(w->mark % 977 * (unsigned)round % 4096)) * sizeof *shared);
+    if (shared == NULL) return;
+    for (int64_t i; (i = team_next(t, DETOUR_SHARES)) >= 0;) weave_share(w, t, round, i, shared);
+    if (own[0] != w->mark) atomic_fetch_add(&w->lost, 1);
+    if (w->fails && round == w->rounds - 1 && t->rank == 0) team_fail(t);
+    if (!team_barrier(t)) return;
+    for (int64_t i; (i = team_next(t, DETOUR_SHARES)) >= 0;) w->next[i] = shared[DETOUR_SHARES - 1 - i];
+    if (!team_barrier(t)) return;
+    if (t->rank == 0) memcpy(w->numbers, w->next, sizeof w->numbers);
+    if (!team_end_op(t)) return;
+    w->reached[t->rank] = round + 1;
+  }
+}
+
+static void weave_done(pass *p) {
+  weave *w = (weave *)p;
+  if (w->behind != NULL) w->overtook = atomic_load(&w->behind->begun) && !atomic_load(&w->behind->over);
+  atomic_store(&w->over, true);
+}
+
+/* Against the same rounds in a row, without threads. */
+static void check_weave(weave *w, int threads, bool stoppable) {
+  uint64_t numbers[DETOUR_SHARES] = {0}, next[DETOUR_SHARES];
+  int rounds = w->reached[0];
+  for (int i = 0; i < threads; i++) CHECK(w->reached[i] == rounds, "rounds %d and %d", w->reached[i], rounds);
+  CHECK(atomic_load(&w->lost) == 0, "%d threads lost what they had", atomic_load(&w->lost));
+  pass_outcome outcome = w->pass.outcome;
+  bool whole = outcome == PASS_DONE && rounds == w->rounds && !w->fails;
+  bool failed = outcome == PASS_FAILED && rounds == w->rounds - 1 && w->fails;
+  CHECK(whole || failed || (outcome == PASS_STOPPED && stoppable), "%d after %d of %d", outcome, rounds, w->rounds);
+  if (!whole) return;
+  for (int round = 0; round < rounds; round++) {
+    for (int i = 0; i < DETOUR_SHARES; i++) {
+      next[DETOUR_SHARES - 1 - i] = woven(w->mark, round, numbers[i], numbers[(i * 5 + 1) % DETOUR_SHARES]);
+    }
+    memcpy(numbers, next, sizeof numbers);
+  }
+  CHECK(memcmp(numbers, w->numbers, sizeof numbers) == 0, "other numbers than alone, with %d threads", threads);
+}
+
+static weave *new_weave(int rounds, weave *behind) {
+  weave *w = calloc(1, sizeof *w);
+  w->pass.run = run_weave;
+  w->pass.done = weave_done;
+  w->pass.urgent = behind != NULL;
+  w->mark = chance(1 << 30);
+  w->rounds = rounds;
+  w->behind = behind;
+  w->fails = chance(16) == 0;
+  return w;
+}
+
+static void wait_for_weave(weave *w) {
+  while (!atomic_load(&w->over)) sched_yield();
+}
+
+/* One pass, and urgent ones at random moments, some of them two at once; stops of either. Returns how many interrupted
+ * it. */
+static int interrupt(gang *g, int threads) {
+  enum { MOST = 12 };
+  weave *ground = new_weave(20 + (int)chance(200), NULL), *urgent[MOST];
+  bool stop_ground = chance(4) == 0, stopped[MOST] = {false};
+  int count = (int)chance(MOST), overtook = 0;
+  gang_submit(g, &ground->pass);
+  while (chance(4) && !atomic_load(&ground->begun)) sched_yield();
+  for (int i = 0; i < count; i++) {
+    urgent[i] = new_weave(1 + (int)chance(4), ground);
+    spin_ns(chance(3) ? chance(20000) : 0);
+    gang_submit(g, &urgent[i]->pass);
+    if (stop_ground && i == count / 2) gang_stop(&ground->pass);
+    if (chance(6) == 0) {
+      stopped[i] = true;
+      spin_ns(chance(5000));
+      gang_stop(&urgent[i]->pass);
+    }
+    if (chance(3) == 0) wait_for_weave(urgent[i]);
+  }
+  wait_for_weave(ground);
+  for (int i = 0; i < count; i++) {
+    wait_for_weave(urgent[i]);
+    check_weave(urgent[i], threads, stopped[i]);
+    overtook += urgent[i]->overtook;
+    free(urgent[i]);
+  }
+  check_weave(ground, threads, stop_ground);
+  free(ground);
+  return overtook;
+}
+
+static void test_detours(int scale) {
+  static const int sizes[] = {1, 2, 3, 8};
+  for (int n = 0; n < 4; n++) {
+    memory *m = memory_open();
+    gang *g = gang_open(sizes[n], NULL, m, &touching);
+    CHECK(g != NULL && gang_open_detour(g), "no pool of %d threads", sizes[n]);
+    int overtook = 0;
+    for (int i = 0; i < 200 * scale / sizes[n]; i++) overtook += interrupt(g, sizes[n]);
+    CHECK(overtook > 10 * scale, "only %d times were %d threads interrupted", overtook, sizes[n]);
+    gang_close(g);
+    int64_t private_bytes, huge_bytes;
+    memory_account(m, &private_bytes, &huge_bytes);
+    CHECK(private_bytes == 0, "%lld bytes left", (long long)private_bytes);
+    memory_close(m);
+  }
+}
+
+/* Urgent passes go first where none runs that they could interrupt, and in their own order. */
+static void test_urgent_order(int scale) {
+  for (int n = 0; n < 20 * scale; n++) {
+    memory *m = memory_open();
+    int threads = 1 + (int)chance(3);
+    gang *g = gang_open(threads, NULL, m, &touching);
+    CHECK(g != NULL && gang_open_detour(g), "no pool");
+    weave *last = new_weave(1, NULL), *first = new_weave(100, last), *second = new_weave(3, last);
+    weave *third = new_weave(3, second);
+    gang_submit(g, &first->pass);
+    gang_submit(g, &last->pass);
+    gang_submit(g, &second->pass);
+    gang_submit(g, &third->pass);
+    wait_for_weave(last);
+    CHECK(atomic_load(&first->over) && atomic_load(&second->over) && atomic_load(&third->over), "the last came before");
+    CHECK(!third->overtook, "an urgent pass was interrupted");
+    weave *all[] = {first, second, third, last};
+    for (int i = 0; i < 4; i++) {
+      check_weave(all[i], threads, false);
+      free(all[i]);
+    }
+    gang_close(g);
+    memory_close(m);
+  }
+}
+
+/* A pass that is stopped while it is suspended ends as soon as it goes on. */
+static void test_stop_of_suspended(int scale) {
+  for (int n = 0; n < 20 * scale; n++) {
+    memory *m = memory_open();
+    gang *g = gang_open(2, NULL, m, &touching);
+    CHECK(g != NULL && gang_open_detour(g), "no pool");
+    weave *ground = new_weave(1 << 28, NULL), *urgent = new_weave(1 << 28, ground);
+    gang_submit(g, &ground->pass);
+    while (!atomic_load(&ground->begun)) sched_yield();
+    gang_submit(g, &urgent->pass);
+    while (!atomic_load(&urgent->begun)) sched_yield();
+    gang_stop(&ground->pass);
+    int reached = ground->rounds; /* nobody writes it now */
+    for (int i = 0; i < 2; i++) reached = ground->reached[i] < reached ? ground->reached[i] : reached;
+    gang_stop(&urgent->pass);
+    wait_for_weave(ground);
+    CHECK(urgent->overtook && ground->reached[0] <= reached + 1, "%d rounds, then %d", reached, ground->reached[0]);
+    check_weave(urgent, 2, true);
+    check_weave(ground, 2, true);
+    free(ground);
+    free(urgent);
+    gang_close(g);
+    memory_close(m);
+  }
+}
+
+/* A pool closes in the middle of a detour, or with one wished for. */
+static void test_closing_detours(int scale) {
+  for (int n = 0; n < 60 * scale; n++) {
+    memory *m = memory_open();
+    gang *g = gang_open(1 + (int)chance(4), NULL, m, &touching);
+    CHECK(g != NULL && gang_open_detour(g), "no pool");
+    weave *ground = new_weave(1 << 28, NULL), *urgent = new_weave(1 << 28, ground), *more = new_weave(1 << 28, ground);
+    gang_submit(g, &ground->pass);
+    spin_ns(chance(20000));
+    gang_submit(g, &urgent->pass);
+    spin_ns(chance(20000));
+    gang_submit(g, &more->pass);
+    gang_close(g);
+    CHECK(atomic_load(&ground->begun) == atomic_load(&ground->over), "a pass was left running");
+    CHECK(atomic_load(&urgent->begun) == atomic_load(&urgent->over), "an urgent pass was left running");
+    free(ground);
+    free(urgent);
+    free(more);
     memory_close(m);
   }
 }
@@ -302,8 +523,10 @@ TOUCH(attention, {
     const piece *p = &a->pieces[i];
     CHECK(p->row + p->count <= a->tokens, "%lld", (long long)p->row);
     for (int64_t at = p->first; at < p->start + p->count; at += 17) {
-      uint8_t *page = p->pages[at % p->capacity / PAGE_TOKENS];
-      page[at * 8191 % cache_page_bytes(a->cache, a->num_kv_heads, a->head_dim)] = 1;
+      uint8_t *byte = p->pages[at % p->capacity / PAGE_TOKENS];
+      byte += at * 8191 % cache_page_bytes(a->cache, a->num_kv_heads, a->head_dim);
+      if (at >= p->start && at >= p->length) *byte = 1;
+      else read_bytes(byte, 1);
     }
   }
   write_floats(a->out, a->tokens * heads);
@@ -325,7 +548,7 @@ static const kernels touching = {
 
 typedef struct hearing { atomic_int ended; } hearing;
 
-static void ended(task *t) { atomic_fetch_add(&((hearing *)t->device->owner)->ended, 1); }
+static void ended(device *d) { atomic_fetch_add(&((hearing *)d->owner)->ended, 1); }
 
 static void settle(device *d, hearing *h, int count) {
   while (atomic_load(&h->ended) < count) sched_yield();
@@ -428,6 +651,7 @@ static void test_programs(int scale) {
   d->owner = &h;
   d->ended = ended;
   model m = make_model(d, &h);
+  int in_flight = 0;
   double good[MAX_WORDS], bad[MAX_WORDS];
   float result[64];
   size_t n = whole_program(&m, good);
@@ -444,16 +668,89 @@ static void test_programs(int scale) {
     }
     int64_t arena = i > 0 && chance(4) == 0 ? (int64_t)chance(2 * ARENA) : ARENA;
     int64_t at = chance(2) ? 7 * 4096 : 4 * (int64_t)chance(ARENA);
-    task *t = device_program(d, bad, length, arena, i == 0 ? 0 : at, (int64_t)chance(64), &p);
+    task *t = device_program(d, bad, length, arena, i == 0 ? 0 : at, (int64_t)chance(64), chance(2), &p);
     CHECK(i > 0 || t != NULL, "a good program is refused: %s", p.text);
     if (t == NULL) continue;
     task_set_result(t, result);
     task_start(t);
     if (chance(4) == 0) CHECK(device_stop(d, t->id), "no pass");
     accepted++;
-    settle(d, &h, 1);
+    in_flight++;
+    if (chance(3) == 0) continue;
+    settle(d, &h, in_flight);
+    in_flight = 0;
   }
   CHECK(accepted > 10 * scale, "only %d of the programs were accepted", accepted);
+  device_close(d);
+}
+
+/* Attention alone, over positions `start` to start + count. */
+static task *attend(device *d, const model *m, int64_t start, int64_t count, int64_t length, int64_t capacity,
+                    const int *pages, bool urgent) {
+  problem p;
+  double w[64];
+  size_t n = 0;
+  double num_pages = pages[1] < 0 ? 1 : 2;
+  PUT(5, AT(0), (double)count, (double)m->sinks, HEADS, KV_HEADS, HEAD_DIM, 0, 0, AT(1), 1);
+  PUT(0, (double)count, (double)start, 0, (double)length, (double)capacity, num_pages);
+  for (int i = 0; i < num_pages; i++) PUT((double)m->pages[pages[i]]);
+  task *t = device_program(d, w, n, 8 * 4096, 0, 4, urgent, &p);
+  CHECK(t != NULL, "%s", p.text);
+  static float result[4];
+  task_set_result(t, result);
+  return t;
+}
+
+/* What may overtake a pass in flight: nothing that touches what it writes, or writes what it reads. */
+static void test_conflicts(void) {
+  static const struct {
+    const char *name;
+    struct { int64_t start, count, length, capacity; int pages[2]; } first, second;
+    bool urgent;
+  } pairs[] = {
+    {"other pages", {100, 1, 100, 0, {0, 1}}, {5, 1, 5, 0, {2, -1}}, true},
+    {"a page that both read", {100, 1, 100, 0, {0, 1}}, {100, 1, 100, 0, {0, 2}}, true},
+    {"a page that both write", {100, 1, 100, 0, {0, 1}}, {5, 1, 5, 0, {1, -1}}, false},
+    {"reading what is written", {100, 1, 100, 0, {0, 1}}, {100, 1, 100, 0, {1, 2}}, false},
+    {"reading what is written, without writing", {100, 1, 100, 0, {0, 1}}, {5, 1, 6, 0, {1, -1}}, false},
+    {"writing what is read", {100, 1, 100, 0, {0, 1}}, {5, 1, 5, 0, {0, -1}}, false},
+    {"writing what is read by one that writes nothing", {100, 1, 101, 0, {0, 1}}, {5, 1, 5, 0, {1, -1}}, false},
+    {"a page of one that writes nothing", {100, 1, 101, 0, {0, 1}}, {5, 1, 6, 0, {1, -1}}, true},
+    {"the end of a ring", {127, 1, 127, 128, {0, 1}}, {5, 1, 6, 0, {0, -1}}, true},
+    {"a ring's end and beginning", {127, 2, 127, 128, {0, 1}}, {5, 1, 6, 0, {0, -1}}, false},
+    {"a ring's later round", {130, 1, 130, 128, {0, 1}}, {5, 1, 6, 0, {1, -1}}, true},
+    {"the second page of a ring's later round", {192, 1, 192, 128, {0, 1}}, {5, 1, 6, 0, {1, -1}}, false},
+  };
+  problem p;
+  hearing h = {0};
+  device *d = device_open(&touching, 2, false, &p);
+  CHECK(d != NULL, "%s", p.text);
+  d->owner = &h;
+  d->ended = ended;
+  model m = make_model(d, &h);
+#define ATTEND(a, urgent) attend(d, &m, a.start, a.count, a.length, a.capacity, a.pages, urgent)
+  for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+    task *first = ATTEND(pairs[i].first, i % 2);
+    CHECK(first->pass.urgent == i % 2, "the first is as it was wished");
+    task_start(first);
+    task *second = ATTEND(pairs[i].second, true);
+    CHECK(second->pass.urgent == pairs[i].urgent, "%s: urgent is %d", pairs[i].name, second->pass.urgent);
+    task_start(second);
+    settle(d, &h, 2);
+  }
+  /* A copy waits for those that write the one or use the other. */
+  static const struct { int from, to; bool waits; } copies[] = {{0, 2, false}, {1, 2, true}, {2, 0, true}};
+  for (int i = 0; i < 3; i++) {
+    task *first = ATTEND(pairs[0].first, false), *copy;
+    task_start(first);
+    CHECK(device_copy_page(d, m.pages[copies[i].from], m.pages[copies[i].to], &p), "%s", p.text);
+    copy = d->last;
+    CHECK((copy != first) == copies[i].waits, "page %d to %d", copies[i].from, copies[i].to);
+    task *second = attend(d, &m, 5, 1, 6, 0, (int[]){2, -1}, true);
+    CHECK(second->pass.urgent == (copies[i].to != 2 || copy == first), "a copy that waits was overtaken");
+    task_start(second);
+    settle(d, &h, copy != first ? 3 : 2);
+  }
   device_close(d);
 }
 
@@ -471,7 +768,7 @@ static void test_giving_back(int scale) {
     size_t n = whole_program(&m, words);
     float results[3][4];
     for (int k = 0; k < 3; k++) {
-      task *t = device_program(d, words, n, 8 * 4096, 0, 4, &p);
+      task *t = device_program(d, words, n, 8 * 4096, 0, 4, false, &p);
       CHECK(t != NULL, "%s", p.text);
       task_set_result(t, results[k]);
       task_start(t);
@@ -480,7 +777,7 @@ static void test_giving_back(int scale) {
     for (int k = 0; k < 3; k++) CHECK(device_free_page(d, m.pages[k], &p), "%s", p.text);
     CHECK(device_release(d, m.q8, &p) && device_release(d, m.gate_up, &p), "%s", p.text);
     CHECK(!device_release(d, m.q8, &p), "released twice");
-    CHECK(device_program(d, words, n, 8 * 4096, 0, 4, &p) == NULL, "a program of what is gone");
+    CHECK(device_program(d, words, n, 8 * 4096, 0, 4, false, &p) == NULL, "a program of what is gone");
     if (chance(2)) settle(d, &h, 4); /* the copy is one, too */
     device_close(d);
   }
@@ -576,7 +873,12 @@ int main(int argc, char **argv) {
   test_barriers(scale);
   test_stops(scale);
   test_closing(scale);
+  test_detours(scale);
+  test_urgent_order(scale);
+  test_stop_of_suspended(scale);
+  test_closing_detours(scale);
   test_programs(scale);
+  test_conflicts();
   test_giving_back(scale);
   printf("cases %d failures 0\n", cases);
   return 0;
