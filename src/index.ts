@@ -24,6 +24,8 @@ export type { Channel, Message, ReasoningEffort, Role, ToolDescription, ToolName
 export interface LoadOptions extends DeviceOptions {
   /** Tokens of prompt and answer together; by default as many as the model was made for and the memory allows. */
   contextLength?: number
+  /** Requests that run together; more of them wait. By default 8. */
+  maxSessions?: number
   /** Told while weights are read, in bytes, and how many seconds are left, once that can be told. */
   onProgress?: (done: number, total: number, secondsLeft?: number) => void
   /** Ends loading: it rejects with `signal.reason`, and what was loaded is freed. */
@@ -38,14 +40,10 @@ export interface LoadOptions extends DeviceOptions {
  */
 export async function load(model = 'nano', options: LoadOptions = {}): Promise<Model> {
   const { onProgress, signal, ...rest } = options
-  const { contextLength, threads } = rest
-  if (contextLength !== undefined && !(Number.isInteger(contextLength) && contextLength > 0)) {
-    throw new RequestError(`contextLength is ${contextLength}; it must be a positive whole number`, {
-      param: 'contextLength',
-    })
-  }
-  if (threads !== undefined && !(Number.isInteger(threads) && threads > 0)) {
-    throw new RequestError(`threads is ${threads}; it must be a positive whole number`, { param: 'threads' })
+  for (const name of ['contextLength', 'threads', 'maxSessions'] as const) {
+    const value = rest[name]
+    if (value === undefined || (Number.isInteger(value) && value > 0)) continue
+    throw new RequestError(`${name} is ${value}; it must be a positive whole number`, { param: name })
   }
   const path = locateModel(model)
   signal?.throwIfAborted()

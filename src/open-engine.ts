@@ -1,6 +1,7 @@
 import { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.ts'
 import { readSpeed } from './checkpoint/read-speed.ts'
 import type { Folder } from './checkpoint/source.ts'
+import type { DeviceOptions } from './device/options.ts'
 import { LocalEngine } from './engine/local-engine.ts'
 import type { Device } from './kernels/ops.ts'
 import { type ModelConfig, readConfig } from './model/config.ts'
@@ -16,6 +17,13 @@ import {
   roundableMatrices,
   type WeightPlan,
 } from './model/weights.ts'
+
+/** What whoever loads a model tells the worker that will run it. */
+export interface WorkerOptions extends DeviceOptions {
+  path: string
+  contextLength?: number
+  maxSessions?: number
+}
 
 export interface OpenOptions {
   folder: Folder

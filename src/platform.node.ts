@@ -4,9 +4,9 @@ import { isAbsolute, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { RequestError } from './base/errors.ts'
-import type { DeviceOptions } from './device/options.ts'
 import type { FromWorker, WorkerPort } from './engine/worker-protocol.ts'
 import { findPulled, repositoryOf, splitName } from './hub/hub-cache.ts'
+import type { WorkerOptions } from './open-engine.ts'
 
 /** Where a model's files lie, by the path or the name that a person gave: `nano`, or one that was pulled, perhaps `@` a revision. */
 export function locateModel(name: string): string {
@@ -33,7 +33,7 @@ export function availableMemory(): number {
 }
 
 /** Starts the thread that will load and run the model at `path`. */
-export function startWorker(data: { path: string; contextLength?: number } & DeviceOptions): WorkerPort {
+export function startWorker(data: WorkerOptions): WorkerPort {
   // Of this process's options the thread needs these; others, `--input-type` for one, would keep its file from running.
   const execArgv = process.execArgv.filter(option => /^--(conditions|disable-warning)=/.test(option))
   return workerPort(new Worker(new URL(import.meta.resolve('#engine-worker')), { workerData: data, execArgv }))

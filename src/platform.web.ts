@@ -1,6 +1,6 @@
 import { DeviceError } from './base/errors.ts'
-import type { DeviceOptions } from './device/options.ts'
 import type { FromWorker, WorkerPort } from './engine/worker-protocol.ts'
+import type { WorkerOptions } from './open-engine.ts'
 
 /** Where a model's files lie: an address, relative to the page's. */
 export function locateModel(name: string): string {
@@ -10,7 +10,7 @@ export function locateModel(name: string): string {
 }
 
 /** Starts the worker that will load and run the model at `path`. Throws DeviceError where it could not be stopped again. */
-export function startWorker(data: { path: string; contextLength?: number } & DeviceOptions): WorkerPort {
+export function startWorker(data: WorkerOptions): WorkerPort {
   if (!crossOriginIsolated) {
     throw new DeviceError(
       `this page (${location.href}) shares no memory with its workers: serve it from https or localhost, with the headers ` +

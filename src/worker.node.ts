@@ -2,23 +2,23 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { openFolder } from '#source'
 import { cacheFolder } from './base/cache-folder.node.ts'
 import { openDevice } from './device/open.node.ts'
-import type { DeviceOptions } from './device/options.ts'
 import { hostEngine } from './engine/worker-host.ts'
 import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
 import { openChecked } from './hub/records-load.ts'
-import { openEngine } from './open-engine.ts'
+import { openEngine, type WorkerOptions } from './open-engine.ts'
 import { availableMemory } from './platform.node.ts'
 
 /** The thread that runs a model. */
 const port = parentPort!
 const post = (message: FromWorker) => port.postMessage(message)
-const { path, contextLength, ...options } = workerData as { path: string; contextLength?: number } & DeviceOptions
+const { path, contextLength, maxSessions, ...options } = workerData as WorkerOptions
 try {
   const engine = await openEngine({
     folder: await openFolder(path),
     open: (folder, converting) => openChecked(folder, { folder: cacheFolder(), ...converting }),
     ...openDevice(options),
     contextLength,
+    maxSessions,
     availableMemory: availableMemory(),
     onProgress: (done, total) => post({ type: 'loading', done, total }),
   })

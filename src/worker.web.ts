@@ -1,9 +1,8 @@
 import { openFolder } from './checkpoint/source.web.ts' // by its path: an import map does not reach into a worker
 import { openDevice } from './device/open.web.ts'
-import type { DeviceOptions } from './device/options.ts'
 import { hostEngine } from './engine/worker-host.ts'
 import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
-import { openEngine } from './open-engine.ts'
+import { openEngine, type WorkerOptions } from './open-engine.ts'
 
 /** Browsers do not tell how much memory is free: an allocation that fails is an error of its own. */
 const availableMemory = 4 * 2 ** 30
@@ -12,13 +11,14 @@ const post = (message: FromWorker) => postMessage(message)
 /** The worker that runs a model. The first message says which. */
 addEventListener(
   'message',
-  async (first: MessageEvent<{ path: string; contextLength?: number } & DeviceOptions>) => {
+  async (first: MessageEvent<WorkerOptions>) => {
     try {
-      const { path, contextLength, ...options } = first.data
+      const { path, contextLength, maxSessions, ...options } = first.data
       const engine = await openEngine({
         folder: await openFolder(path),
         ...openDevice(options),
         contextLength,
+        maxSessions,
         availableMemory,
         onProgress: (done, total) => post({ type: 'loading', done, total }),
       })

@@ -12,10 +12,11 @@ import type { ModelConfig } from '../model/config.ts'
 import { showMemory } from '../model/memory.ts'
 import { modelName } from '../model/name.ts'
 import { type OpenedModel, openModel } from '../open-engine.ts'
-import { defineCommand, exitCodes } from './command.ts'
+import { type Served, serve, table } from './bench-serve.ts'
+import { defineCommand, exitCodes, type Shell } from './command.ts'
 import { SpeedTest } from './measure.ts'
-import { modelOptions, showProgress } from './model-options.ts'
-import { flag } from './options.ts'
+import { interruptible, modelOptions, type Progress, showProgress } from './model-options.ts'
+import { flag, numbers, type Values, wholeNumber } from './options.ts'
 import { StatusLine } from './terminal.ts'
 
 const { model, device, threads, precision, cache, 'no-keep': noKeep } = modelOptions
@@ -38,6 +39,8 @@ export const bench = defineCommand({
     'Measures loading, a prompt of 64 tokens, and behind 0, 2k, 8k and 32k tokens of context a prompt of 512 and decoding, ' +
       'beside what plain reads of this machine’s memory would allow. Long contexts are filled, not run; at 2k both are ' +
       'compared. For a model of 12 GB it takes some minutes.',
+    'With --serve it is put under load instead: users who ask, read the whole answer and ask again, all at once; for each ' +
+      'number of them how much all got together, and what one of them waited for the first token and between two.',
     'With --json stdout has one JSON object a line: {"what","value","unit","limit","model","device","cache","cpu"}; limit ' +
       'is missing where plain reads set none.',
   ],
@@ -48,13 +51,20 @@ export const bench = defineCommand({
     precision,
     cache,
     'no-keep': noKeep,
+    serve: flag('measure many users at once'),
+    users: numbers('how many users, one figure after the other: default 1,2,4,8'),
+    prompt: wholeNumber(1, 'tokens of a user’s prompt, half to one and a half of it: default 128'),
+    answer: wholeNumber(1, 'tokens of an answer, in the same way: default 64'),
+    seconds: wholeNumber(1, 'how long each number of users is measured: default 30'),
     json: flag('print figures as JSON, one a line'),
   },
   examples: [
     ['tutti bench --model=models/gpt-oss-20b', 'measures the real model'],
+    ['tutti bench --serve --users=1,8,16', 'what eight and sixteen users at once get, beside one'],
     ['TUTTI_CPU=avx2 tutti bench --model=models/gpt-oss-20b', 'the same with the kernels of an older CPU'],
   ],
   async run({ values }, shell) {
+    if (values.serve) return benchServing(values, shell)
     const { model: name = 'nano', json, 'no-keep': noKeep, ...options } = values
     const status = new StatusLine(shell.stderr)
     const interrupted = new AbortController()
@@ -112,6 +122,41 @@ export const bench = defineCommand({
     }
   },
 })
+
+type ServingValues = Pick<
+  Values<typeof modelOptions>,
+  'model' | 'device' | 'threads' | 'precision' | 'cache' | 'no-keep'
+> & { users?: readonly number[]; prompt?: number; answer?: number; seconds?: number; json?: true }
+
+/** Measures what users get who ask all at once. */
+async function benchServing(values: ServingValues, shell: Shell): Promise<number> {
+  const { model: name = 'nano', users = [1, 2, 4, 8], prompt = 128, answer = 64, seconds = 30, json } = values
+  const { device, threads, precision, cache } = values
+  const status = new StatusLine(shell.stderr)
+  const rows: Served[] = []
+  const finished = await interruptible(shell, async signal => {
+    const onProgress = (...progress: Progress) => status.show(`loading ${name}: ${showProgress(...progress)}`)
+    const maxSessions = Math.max(...users)
+    const options = { device, threads, precision, cache, keep: !values['no-keep'], maxSessions, signal, onProgress }
+    await using model = await shell.load(name, options)
+    status.clear()
+    const { device: on, model: of } = model.info
+    shell.stderr.write(
+      `${of} on ${on}, ${cpus()[0]?.model.trim()}: prompts of ${prompt} tokens, answers of ${answer}\n`,
+    )
+    for (const [n, count] of users.entries()) {
+      status.show(`${count} ${count === 1 ? 'user' : 'users'}, ${seconds} s (${n + 1} of ${users.length})`)
+      const load = { users: count, promptTokens: prompt, answerTokens: answer, seconds }
+      const row = await serve(model.engine, load, signal)
+      status.clear()
+      rows.push(row)
+      if (json)
+        shell.stdout.write(`${JSON.stringify({ what: 'serve', ...row, prompt, answer, model: of, device: on })}\n`)
+    }
+  }).finally(() => status.clear())
+  if (!json && rows.length > 0) shell.stdout.write(`${table(rows)}\n`)
+  return finished ? exitCodes.success : exitCodes.interrupted
+}
 
 async function* lines(
   { model, maxChunk, weights }: OpenedModel,

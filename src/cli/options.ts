@@ -35,6 +35,15 @@ export function wholeNumber(from: number, help: string): Option<number> {
   return { help, hint: 'N', read }
 }
 
+/** Some whole numbers, `1,2,4`. */
+export function numbers(help: string): Option<readonly number[]> {
+  const read = (value: string): readonly number[] => {
+    if (/^[1-9]\d{0,4}(,[1-9]\d{0,4})*$/.test(value)) return value.split(',').map(Number)
+    throw new RequestError(`must be whole numbers from 1 on with commas between them, not ${quote(value)}`)
+  }
+  return { help, hint: 'N,N', read }
+}
+
 export function decimal(help: string): Option<number> {
   const read = (value: string): number => {
     if (/^(\d+\.?\d*|\.\d+)$/.test(value)) return Number(value)

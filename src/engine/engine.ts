@@ -52,7 +52,7 @@ export interface GenerateRequest {
   owner?: string
   /**
    * `background`: what nobody waits for runs while nothing else does. `droppable`: besides, it ends as soon as anything
-   * else is asked for. Default `interactive`.
+   * else is asked for, and no process waits for it. Default `interactive`.
    */
   priority?: 'interactive' | 'background' | 'droppable'
   /** Milliseconds after which nobody wants the answer any more: the request then rejects with RequestError (504). */
