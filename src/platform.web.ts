@@ -1,4 +1,3 @@
-import { DeviceError } from './base/errors.ts'
 import type { FromWorker, WorkerPort } from './engine/worker-protocol.ts'
 import type { WorkerOptions } from './open-engine.ts'
 
@@ -9,14 +8,8 @@ export function locateModel(name: string): string {
   return new URL(name, location.href).href
 }
 
-/** Starts the worker that will load and run the model at `path`. Throws DeviceError where it could not be stopped again. */
+/** Starts the worker that will load and run the model at `path`. */
 export function startWorker(data: WorkerOptions): WorkerPort {
-  if (!crossOriginIsolated) {
-    throw new DeviceError(
-      `this page (${location.href}) shares no memory with its workers: serve it from https or localhost, with the headers ` +
-        'Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp',
-    )
-  }
   const worker = new Worker(new URL('./worker.web.js', import.meta.url), { type: 'module' })
   worker.postMessage(data)
   return {

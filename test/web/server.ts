@@ -3,11 +3,6 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import { extname, join } from 'node:path'
 
-/** What lets a page share memory with its workers. */
-const isolation = {
-  'cross-origin-opener-policy': 'same-origin',
-  'cross-origin-embedder-policy': 'require-corp',
-}
 const types: Record<string, string> = {
   '.html': 'text/html',
   '.js': 'text/javascript',
@@ -20,17 +15,17 @@ export interface WebServer extends AsyncDisposable {
 }
 
 export interface Site {
-  /** Pages by their path. Those in `/isolated/` come with the headers that isolate them. */
+  /** Pages by their path. */
   pages: Record<string, string>
   /** Folders by the path under which their files lie. */
   folders: Record<string, string>
 }
 
-/** Serves a site on 127.0.0.1 as the documentation asks of a server: byte ranges, and the headers for shared memory. */
+/** Serves a site on 127.0.0.1 as the documentation asks of a server: byte ranges. */
 export async function serve(site: Site): Promise<WebServer> {
   const server = createServer((request, response) => {
     const path = new URL(request.url ?? '/', 'http://localhost').pathname
-    if (path in site.pages) sendPage(path, site.pages[path], response)
+    if (path in site.pages) sendPage(site.pages[path], response)
     else sendFile(fileAt(path, site.folders), request, response)
   })
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
@@ -44,9 +39,8 @@ export async function serve(site: Site): Promise<WebServer> {
   }
 }
 
-function sendPage(path: string, html: string, response: ServerResponse): void {
-  const headers = path.startsWith('/isolated/') ? isolation : {}
-  response.writeHead(200, { ...headers, 'content-type': 'text/html; charset=utf-8' }).end(html)
+function sendPage(html: string, response: ServerResponse): void {
+  response.writeHead(200, { 'content-type': 'text/html; charset=utf-8' }).end(html)
 }
 
 /** A URL's path never leaves its root: the parser has resolved its dots. */
@@ -58,8 +52,7 @@ function fileAt(path: string, folders: Record<string, string>): string | undefin
 function sendFile(file: string | undefined, request: IncomingMessage, response: ServerResponse): void {
   const size = file === undefined ? undefined : statSync(file, { throwIfNoEntry: false })?.size
   if (file === undefined || size === undefined) return void response.writeHead(404).end()
-  // A worker's script has to isolate itself as its page does.
-  const headers = { ...isolation, 'content-type': types[extname(file)] ?? 'application/octet-stream' }
+  const headers = { 'content-type': types[extname(file)] ?? 'application/octet-stream' }
   const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '')
   const [start, end] = range ? [Number(range[1]), Math.min(Number(range[2]), size - 1)] : [0, size - 1]
   response.writeHead(range ? 206 : 200, {
