@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, before, describe, it } from 'node:test'
+import { after, before, beforeEach, describe, it } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { type HubServer as Hub, HubServer } from '../../test/hub/server.ts'
 import { showPull } from './pull.ts'
@@ -19,23 +19,36 @@ let home: string
 
 before(async () => {
   server = await HubServer.start({ files })
+})
+beforeEach(() => {
+  if (home) rmSync(home, { recursive: true })
   home = mkdtempSync(join(tmpdir(), 'tutti-pull-'))
+  server.log.length = 0
 })
 after(async () => {
   await server.close()
   rmSync(home, { recursive: true })
 })
 
-/** Runs `tutti pull …`; `onStart` gets the process. */
-async function run(args: string[], onStart: (interrupt: () => void) => void = () => {}) {
+interface Ended {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+/** Runs `tutti pull …`; `onStart` gets the process, and what it has printed so far. */
+async function run(
+  args: string[],
+  onStart: (child: ChildProcess, printed: { stdout: string; stderr: string }) => void = () => {},
+): Promise<Ended> {
   const child = spawn(process.execPath, ['--conditions=tutti-source', 'src/cli/main.ts', 'pull', ...args], {
     cwd: root,
-    env: { ...process.env, HF_HOME: home, HF_ENDPOINT: server.url },
+    env: { ...process.env, HF_HOME: home, HF_ENDPOINT: server.url, TUTTI_CACHE_DIR: join(home, 'tutti') },
   })
   const printed = { stdout: '', stderr: '' }
   child.stdout.on('data', chunk => (printed.stdout += chunk))
   child.stderr.on('data', chunk => (printed.stderr += chunk))
-  onStart(() => child.kill('SIGINT'))
+  onStart(child, printed)
   const code = await new Promise<number | null>(resolve => child.on('close', resolve))
   return { code, ...printed }
 }
@@ -43,11 +56,11 @@ async function run(args: string[], onStart: (interrupt: () => void) => void = ()
 describe('tutti pull', () => {
   const noSignals = process.platform === 'win32' && 'Windows has no SIGINT that another process could send'
   it('stops by Ctrl-C with exit code 130, then goes on, and prints the folder', { skip: noSignals }, async () => {
-    const stopped = await run(['gpt-oss-20b'], interrupt => {
+    const stopped = await run(['gpt-oss-20b'], child => {
       server.fault = (answer, { at }) => {
         if (at !== 'link') return
         answer.stallAt = 1000
-        setTimeout(interrupt, 100)
+        setTimeout(() => child.kill('SIGINT'), 100)
       }
     })
     server.fault = undefined
@@ -59,6 +72,54 @@ describe('tutti pull', () => {
     assert.equal(code, 0, stderr)
     assert.match(stderr, /^pulling gpt-oss-20b\nopenai\/gpt-oss-20b at [0-9a-f]{8} is there and whole: 0\.00 GB, /)
     assert.ok(existsSync(join(stdout.trim(), 'model.safetensors')))
+  })
+
+  /** Two processes at once, while the server keeps the weights back; `act` when the second one waits for the first. */
+  async function two(act: (first: ChildProcess) => void): Promise<{ first: Ended; second: Ended; numBodies: number }> {
+    let holding = true
+    server.fault = (answer, { at, before }) => {
+      if (at === 'link' && holding && before === 0) answer.stallAt = 1000
+    }
+    let second: Promise<Ended> | undefined
+    const first = await run(['gpt-oss-20b'], child => {
+      const started = setInterval(() => {
+        if (!server.log.some(({ at }) => at === 'link')) return
+        clearInterval(started)
+        second = run(['gpt-oss-20b'], (_, printed) => {
+          const waiting = setInterval(() => {
+            if (!printed.stderr.includes('waiting for it')) return
+            clearInterval(waiting)
+            holding = false
+            act(child)
+          }, 20)
+        })
+      }, 20)
+    })
+    server.fault = undefined
+    const numBodies = server.log.filter(({ at }) => at === 'link').length
+    return { first, second: await second!, numBodies }
+  }
+  const waited = /^pulling gpt-oss-20b\nanother tutti \(process \d+\) downloads the same file: waiting for it\n/
+
+  it('waits for another process that downloads the same model, and both end right', async () => {
+    process.env.HF_HUB_DOWNLOAD_TIMEOUT = '1'
+    const { first, second, numBodies } = await two(() => {})
+    delete process.env.HF_HUB_DOWNLOAD_TIMEOUT
+    assert.deepEqual([first.code, second.code], [0, 0], first.stderr + second.stderr)
+    assert.equal(first.stdout, second.stdout)
+    assert.match(first.stderr, /^pulling gpt-oss-20b\nthe connection broke: nothing came for 1 s: trying again/)
+    assert.match(second.stderr, waited)
+    assert.match(second.stderr, /nothing had to be downloaded\n$/)
+    assert.equal(numBodies, 2, 'one that stalled, and the rest')
+  })
+
+  it('goes on where the process that it waited for was killed', { skip: noSignals }, async () => {
+    const { first, second } = await two(child => child.kill('SIGKILL'))
+    assert.equal(first.code, null)
+    assert.equal(second.code, 0, second.stderr)
+    assert.match(second.stderr, waited)
+    assert.match(second.stderr, /is there and whole: 0\.00 GB, 0\.00 of them downloaded now\n$/)
+    assert.ok(readFileSync(join(second.stdout.trim(), 'model.safetensors')).equals(files['model.safetensors']))
   })
 
   const failures: [args: string[], says: RegExp, code?: number][] = [
