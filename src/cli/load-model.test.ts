@@ -104,12 +104,16 @@ describe('a model that is not there', () => {
     })
   }
 
-  it('that no hub has is an error before the question', async () => {
+  it('that no hub has, or no hub that answers, is an error before the question', async () => {
     const shell = new FakeShell([], { tty: true })
     const { code, stderr } = await shell.run('chat', '--model=openai/gpt-oss-7b', 'Hi')
     assert.equal(code, 1)
-    assert.match(stderr, /has no revision main of openai\/gpt-oss-7b, or it is private: check the name/)
+    assert.match(stderr, /has no openai\/gpt-oss-7b, or it is private: check the name/)
     assert.ok(!stderr.includes(question))
+    process.env.HF_ENDPOINT = 'http://127.0.0.1:9'
+    const begin = performance.now()
+    assert.match((await new FakeShell([], { tty: true }).run('chat', '--model=a/b')).stderr, /127\.0\.0\.1:9 cannot be/)
+    assert.ok(performance.now() - begin < 5000, 'not tried again and again')
   })
 })
 

@@ -83,6 +83,7 @@ async function offer(id: string, { name, ...wish }: Wish, shell: Shell): Promise
   const { stdin, stderr } = shell
   const size = await askSize(id, wish, shell)
   if (!size) return false
+  if (size.missingBytes === 0) return true // it only has to be checked and named
   stderr.write(`${dim(safeFor(stderr, showOffer(id, size)), stderr)}\n`)
   const entry = await new LineReader(stdin, stderr).read('Download it now? [y/N] ')
   if (entry.type === 'interrupt') return false
@@ -108,6 +109,6 @@ async function askSize(id: string, wish: Omit<Wish, 'name'>, shell: Shell): Prom
 
 function showOffer(id: string, { host, cache, totalBytes, missingBytes, freeBytes }: DownloadSize): string {
   const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
-  const left = missingBytes < totalBytes ? `, ${gigabytes(missingBytes)} of them missing` : ''
+  const left = missingBytes < totalBytes ? `, of which ${gigabytes(missingBytes)} are missing` : ''
   return `${id} is not downloaded: ${gigabytes(totalBytes)}${left}, from ${host} to ${cache} (${gigabytes(freeBytes)} free)`
 }

@@ -71,16 +71,20 @@ export async function pullWithProgress(name: string, wish: Wish, shell: Shell): 
 /** What is told while it goes on: on a terminal in its last line, in a pipe what matters, once. */
 function tellers(name: string, say: (line: string) => void, status: StatusLine): PullOptions {
   let trouble = ''
+  let isPlanned = false
   return {
     onPlan(missing, total) {
+      isPlanned = true
       if (missing > 0 && missing < total) {
         say(`going on: ${gigabytes(total - missing)} of ${gigabytes(total)} GB are there already`)
       }
     },
-    onProgress: progress => status.show(`pulling ${name}: ${showPull(progress)}`),
+    onProgress(progress) {
+      if (isPlanned) status.show(`pulling ${name}: ${showPull(progress)}`)
+    },
     onWait: pid => say(`another tutti (process ${pid}) downloads the same file: waiting for it`),
     onRetry(reason, ms) {
-      if (reason !== trouble) say(`${reason}: trying again, Ctrl-C stops`)
+      if (reason !== trouble) say(`${reason}; trying again (Ctrl-C stops)`)
       trouble = reason
       status.show(`pulling ${name}: trying again in ${Math.round(ms / 1000)} s`)
     },

@@ -27,13 +27,13 @@ export interface SizeOptions extends ClientOptions {
 
 /**
  * Asks the hub what a model weighs, without downloading any of it. Throws as pulling would where the hub does not have
- * it or cannot be reached, and where the disk has too little room.
+ * it or does not answer (it is asked once), and where the disk has too little room.
  */
 export async function sizeOfDownload(id: string, options: SizeOptions): Promise<DownloadSize> {
   const { environment, revision, layout } = options
   const client = new HubClient(environment, options)
   try {
-    const files = await client.files(id, await client.commitOf(id, revision))
+    const files = await client.files(id, await client.commitOf(id, revision, true))
     const weights = layout === 'root' ? /^[^/]+\.safetensors$/ : /^original\/[^/]+\.safetensors$/
     const wanted = [...firstFiles(files, layout), ...files.filter(({ path }) => weights.test(path))]
     const cache = new RepositoryCache(environment.cache, id)

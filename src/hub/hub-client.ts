@@ -372,20 +372,28 @@ function waitOf(headers: IncomingHttpHeaders): number | undefined {
   return Number.isNaN(date) ? undefined : Math.max(date - Date.now(), 0) + 1000
 }
 
+/** The model's name in what was asked for: `revision main of a/b` or `a/b/config.json`. */
+const modelIn = (what: string) =>
+  what
+    .replace(/^.* of /, '')
+    .split('/')
+    .slice(0, 2)
+    .join('/')
+
 function explain(headers: IncomingHttpHeaders, status: number, what: string, { host }: URL, text: string): string {
   const code = headers['x-error-code']
   const message = [headers['x-error-message']].flat()[0]
   if (code === 'GatedRepo') {
-    return `${what} is gated: ask for access on its page at ${host}, then give your token in HF_TOKEN`
+    return `${modelIn(what)} is gated: ask for access on its page at ${host}, then give your token in HF_TOKEN`
   }
-  if (code === 'RevisionNotFound') return `${host} has no ${what}: check --revision`
+  if (code === 'RevisionNotFound') return `${host} has no ${what}: check the revision`
   if (code === 'EntryNotFound') return `${host} has no ${what} at this commit`
   if (message === 'Access to this resource is disabled.') return `${host} has disabled ${what}`
   if (message === 'Invalid credentials in Authorization header') {
     return `${host} does not accept your token: make a new one in the hub's settings, or unset HF_TOKEN`
   }
   if (code === 'RepoNotFound' || status === 401 || status === 404) {
-    return `${host} has no ${what}, or it is private: check the name; what is private needs a token in HF_TOKEN`
+    return `${host} has no ${modelIn(what)}, or it is private: check the name; what is private needs a token in HF_TOKEN`
   }
   const said = (message ?? text)
     .replace(/\s+/g, ' ')

@@ -406,7 +406,7 @@ const staying: [name: string, fault: Fault, error: Kind, says: RegExp, left?: Re
     '404 of a revision',
     (answer, asked) => isAt(asked, 'revision') && become(answer, failure(404, 'RevisionNotFound')),
     RequestError,
-    /has no revision main of openai\/gpt-oss-20b: check --revision/,
+    /has no revision main of openai\/gpt-oss-20b: check the revision/,
   ],
   [
     'another architecture',
