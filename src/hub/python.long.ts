@@ -13,7 +13,10 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { HubServer } from '../../test/hub/server.ts'
 import { readEnvironment } from './environment.ts'
+import { RepositoryCache } from './hub-cache.ts'
+import { listModels, verifyModels } from './models.ts'
 import { pull } from './pull.ts'
+import { planRemoval, remove } from './remove.ts'
 
 const run = promisify(execFile)
 const nano = fileURLToPath(new URL('../../models/nano/config.json', import.meta.url))
@@ -59,8 +62,8 @@ describe('Python’s huggingface_hub', () => {
     for (const cleanUp of cleanUps.splice(0)) await cleanUp()
   })
 
-  async function setUp() {
-    const server = await HubServer.start({ files })
+  async function setUp(more: Record<string, Buffer> = {}) {
+    const server = await HubServer.start({ files: { ...files, ...more } })
     const home = mkdtempSync(join(tmpdir(), 'tutti-python-'))
     cleanUps.push(
       () => server.close(),
@@ -70,7 +73,16 @@ describe('Python’s huggingface_hub', () => {
     const environment = readEnvironment(variables)
     const call = async (program: string, ...args: string[]) =>
       (await run(python, ['-c', program, ...args], { env: { ...process.env, ...variables } })).stdout.trim()
-    return { server, environment, call, pull: () => pull('gpt-oss-20b', { environment }) }
+    const recordFolder = join(home, 'tutti')
+    const cache = new RepositoryCache(environment.cache, server.id)
+    return {
+      server,
+      environment,
+      recordFolder,
+      cache,
+      call,
+      pull: () => pull('gpt-oss-20b', { environment, recordFolder }),
+    }
   }
 
   it('finds nothing wrong in what tutti downloaded, and fetches none of it again', async () => {
@@ -101,5 +113,38 @@ describe('Python’s huggingface_hub', () => {
     assert.equal(pulled.path, path)
     assert.equal(await call(scan, environment.cache), `0\nopenai/gpt-oss-20b 4 ${numBytes} ['main']`)
     for (const [name, bytes] of Object.entries(files)) assert.ok(readFileSync(join(path, name)).equals(bytes), name)
+  })
+
+  it('finds nothing wrong, and nothing left, where tutti removed what it had pulled', async () => {
+    const { environment, recordFolder, cache, call, pull } = await setUp()
+    await pull()
+    await remove(await planRemoval(cache, recordFolder))
+    assert.equal(await call(scan, environment.cache), '0')
+    assert.equal(existsSync(cache.root), false)
+  })
+
+  it('finds nothing wrong in what tutti left because Python had put it there', async () => {
+    const { server, environment, recordFolder, cache, call, pull } = await setUp({
+      'README.md': Buffer.from('# read me'),
+    })
+    await pull()
+    await call(snapshotDownload, 'online')
+    const { left } = await planRemoval(cache, recordFolder)
+    assert.match(left[0], /^of snapshot \w+ README\.md: not pulled by tutti/)
+    await remove(await planRemoval(cache, recordFolder))
+    assert.match(await call(scan, environment.cache), /^0\nopenai\/gpt-oss-20b 1 /)
+    assert.equal(readFileSync(join(cache.snapshot(server.commit), 'README.md'), 'utf8'), '# read me')
+  })
+
+  it('and tutti agree on what is whole', async () => {
+    const { environment, recordFolder, call } = await setUp()
+    const path = await call(snapshotDownload, 'online')
+    const models = await listModels({ environment, recordFolder })
+    assert.deepEqual(
+      models.map(model => [model.path, model.isPulled]),
+      [[path, false]],
+    )
+    const [{ bad, unknown, numFiles }] = await verifyModels(models, { environment, recordFolder })
+    assert.deepEqual([bad, unknown, numFiles], [[], [], Object.keys(files).length])
   })
 })
