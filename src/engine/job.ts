@@ -38,6 +38,8 @@ export class Job {
   #isOver = false
   #hasBegun = false
   #ahead: number | undefined
+  /** What was told of the prompt: how many of its tokens had to run when it began, and how many of them were left. */
+  #prefill: { total: number; left: number } | undefined
 
   /** Throws RequestError for sampling options that describe no distribution. */
   constructor(
@@ -124,11 +126,19 @@ export class Job {
     else session!.append(sampled.token)
   }
 
-  /** Only of the prompt: what runs again after the answer has begun is nobody's business. */
+  /** Only of the prompt, and only what is new: what runs again after a wait is nobody's business. */
   #tellProgress(): void {
     if (this.#usage.completionTokens > 0) return
     const { done, total } = this.session!.progress
-    this.#emit({ type: 'prefill', cached: this.#usage.cachedTokens, done, total })
+    this.#prefill ??= { total, left: Infinity }
+    if (total - done >= this.#prefill.left) return
+    this.#prefill.left = total - done
+    this.#emit({
+      type: 'prefill',
+      cached: this.#usage.cachedTokens,
+      done: this.#prefill.total - total + done,
+      total: this.#prefill.total,
+    })
   }
 
   get completionTokens(): number {

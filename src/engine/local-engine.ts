@@ -53,6 +53,11 @@ export class LocalEngine implements Engine {
     return this.#scheduler.counts
   }
 
+  /** Requests that run and that wait now. */
+  get load(): { running: number; waiting: number } {
+    return this.#scheduler.load
+  }
+
   generate(request: GenerateRequest, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<GenerateEvent> {
     return eventStream(queue => {
       checkRequest(request, this.info)

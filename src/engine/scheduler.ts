@@ -89,6 +89,11 @@ export class Scheduler {
     this.#idle = new PrefixCache(options.maxIdle)
   }
 
+  /** Requests that run and that wait now. */
+  get load(): { running: number; waiting: number } {
+    return { running: this.#running.size, waiting: this.#waiting.length }
+  }
+
   /**
    * Takes a request, which has been checked. Throws RequestError (429, with the wait to expect) where too many wait
    * already, DeviceError once closed.
@@ -295,7 +300,9 @@ export class Scheduler {
         await (lane === 'decode' ? this.#letPrefillRun() : undefined)
         const batch = this.#closed ? [] : lane === 'decode' ? this.#decodeBatch() : this.#prefillBatch()
         if (batch.length === 0) return
-        if (await this.#findRoom(batch)) await this.#run(batch, lane)
+        // Chosen and begun in one go: whoever leaves in between would be run all the same.
+        if (this.#hasRoom(batch)) await this.#run(batch, lane)
+        else if (!this.#parkOne()) await this.#passEnded.promise
       }
     } finally {
       this.#lanes[lane] = undefined
@@ -343,22 +350,21 @@ export class Scheduler {
     this.#pause = undefined
   }
 
-  /**
-   * Makes room for what a pass adds to the caches: idle timelines leave, then requests wait again. False where the batch
-   * has to be chosen anew.
-   */
-  async #findRoom(batch: readonly Piece[]): Promise<boolean> {
+  /** Whether there is room for what a pass adds to the caches; idle timelines leave for it. */
+  #hasRoom(batch: readonly Piece[]): boolean {
     const busy = [...this.#running].filter(job => job.isBusy)
     let bytes = 0
     for (const { job, chunk } of batch) bytes += job.session!.growth(endOf(chunk))
     for (const job of busy) bytes += job.session!.growth(job.busyUntil!)
-    if (this.#makeRoom(bytes)) return true
+    return this.#makeRoom(bytes) || this.#running.size === 1 // the budget has room for one
+  }
+
+  /** Lets somebody wait again who is in no pass, but not the one whose turn came first. False where there is none. */
+  #parkOne(): boolean {
     const [first] = [...this.#running].toSorted((a, b) => a.rank - b.rank || a.number - b.number)
     const victim = this.#victim(job => job !== first)
     if (victim) this.#park(victim)
-    else if (busy.length > 0) await this.#passEnded.promise
-    else return true // it is alone, and the budget has room for one
-    return false
+    return victim !== undefined
   }
 
   async #run(batch: readonly Piece[], lane: Lane): Promise<void> {

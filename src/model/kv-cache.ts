@@ -109,7 +109,7 @@ export class KvCache {
       windows.numHolders++
       fork.#snapshots.push({ from, position: Math.min(to, position), windows })
     }
-    if (windows === 'kept' && at > 0 && this.#areExactAt(at)) fork.#keep(this.#snapshot(at, at))
+    if (windows === 'kept' && at > 0 && this.#areExactAt(at) && !fork.#isMarked(at)) fork.#keep(this.#snapshot(at, at))
     return fork
   }
 
@@ -129,7 +129,7 @@ export class KvCache {
    */
   mark(position: number): void {
     if (!(position > 0 && position <= this.#reached && this.#areExactAt(position))) return
-    if (this.#snapshots.some(({ from, position: to }) => from <= position && position <= to)) return
+    if (this.#isMarked(position)) return
     const close = this.#snapshots.filter(({ from, position: to }) => {
       return from >= position - sharedWithin && to < position && this.#areExactAt(from)
     })
@@ -137,6 +137,10 @@ export class KvCache {
     const snapshot = this.#snapshot(from, position)
     for (const snapshot of close) this.#drop(snapshot)
     this.#keep(snapshot)
+  }
+
+  #isMarked(position: number): boolean {
+    return this.#snapshots.some(({ from, position: to }) => from <= position && position <= to)
   }
 
   #snapshot(from: number, position: number): Snapshot {
