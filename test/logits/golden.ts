@@ -132,7 +132,8 @@ export function recording(device: Device): Device & { calls: Calls } {
         }
       },
     })
-  return Object.assign(Object.create(device), { calls, begin: () => record(device.begin()) })
+  const begin = device.begin.bind(device)
+  return Object.assign(device, { calls, begin: () => record(begin()) })
 }
 
 /** The numbers of a tensor on the reference device. */
