@@ -40,12 +40,6 @@ export const row: Row = {
     },
     {
       file: scheduler,
-      search: 'for (const job of busy) bytes +=',
-      replace: 'for (const job of []) bytes +=',
-      what: 'what the other pass takes is not counted',
-    },
-    {
-      file: scheduler,
       search: '        if (job.isOver) this.#remove(job)\n      }\n      this.#passEnded',
       replace: '      }\n      this.#passEnded',
       what: 'who leaves in a pass keeps its place',
