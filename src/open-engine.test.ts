@@ -83,5 +83,19 @@ test('the speed of reads is that of the slower ones: the others come from memory
   }))
   const speed = await readSpeed(tensors as unknown as Parameters<typeof readSpeed>[0])
   assert.ok(reads > 16 && reads <= 33, `${reads} reads`)
-  assert.ok(speed > 1e6 && speed < 2 ** 20 / 0.018, `${speed} bytes a second`)
+  assert.ok(speed! > 1e6 && speed! < 2 ** 20 / 0.018, `${speed} bytes a second`)
+})
+
+test('holes of files tell nothing of the disk: they do not count, and alone they have no speed', async () => {
+  const tensor = (isHole: boolean) => ({
+    byteLength: 4 * 2 ** 20,
+    read: async (begin: number, end: number) => {
+      if (!isHole) await new Promise(resolve => setTimeout(resolve, 20))
+      return new Uint8Array(end - begin).fill(isHole ? 0 : 7)
+    },
+  })
+  const tensors = (holes: boolean[]) => holes.map(tensor) as unknown as Parameters<typeof readSpeed>[0]
+  assert.equal(await readSpeed(tensors([true, true])), undefined)
+  const speed = await readSpeed(tensors([true, false, true, true, false, true]))
+  assert.ok(speed! < 2 ** 20 / 0.018, `${speed} bytes a second`)
 })

@@ -1,5 +1,5 @@
 import { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.ts'
-import { readSpeed } from './checkpoint/read-speed.ts'
+import { assumedReadSpeed, readSpeed } from './checkpoint/read-speed.ts'
 import type { Folder } from './checkpoint/source.ts'
 import type { DeviceOptions } from './device/options.ts'
 import { LocalEngine } from './engine/local-engine.ts'
@@ -123,17 +123,22 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
 async function explainPaging(checkpoint: Checkpoint, weights: WeightPlan, paging: Paging): Promise<string> {
   const { mapped, mappedEmbedding } = weights
   const { missing, perToken } = paging
-  const disk = await readSpeed([...checkpoint.tensors.values()].filter(tensor => tensor.dataType === 'U8'))
+  const measured = await readSpeed([...checkpoint.tensors.values()].filter(tensor => tensor.dataType === 'U8'))
+  const disk = measured ?? assumedReadSpeed
+  const speed = `${(disk / 1e9).toPrecision(2)} GB/s`
+  const source = measured
+    ? `reads gave ${speed} just now`
+    : `the disk is taken to read ${speed}, for want of written files`
   return (
     `${showBytes(missing)} of the ${showBytes(mapped - mappedEmbedding)} of weights that are used where they lie on the ` +
     `disk find no room in memory, and are read again and again. Expect some ${showSpeed(disk / perToken)} at most: ` +
-    `reads gave ${(disk / 1e9).toPrecision(2)} GB/s just now. Close other programs, or take a machine with more memory`
+    `${source}. Close other programs, or take a machine with more memory`
   )
 }
 
 function showSpeed(tokensPerSecond: number): string {
   if (tokensPerSecond < 0.5) return `${Math.round(1 / tokensPerSecond)} seconds a token`
-  return `${tokensPerSecond < 10 ? tokensPerSecond.toPrecision(1) : Math.round(tokensPerSecond)} tokens a second`
+  return `${tokensPerSecond < 10 ? tokensPerSecond.toPrecision(2) : Math.round(tokensPerSecond)} tokens a second`
 }
 
 /** Loads the model in a folder and gives the engine that runs it. `notice`: what the caller already knows to tell. */

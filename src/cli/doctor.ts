@@ -10,7 +10,7 @@ import { openDevice } from '../device/open.node.ts'
 import type { DeviceOptions } from '../device/options.ts'
 import { type Candidate, type Diagnosis, diagnose, machineAdvice } from '../hub/doctor.ts'
 import { declaredTensors } from '../hub/doctor-headers.ts'
-import { inspectMachine } from '../hub/doctor-machine.ts'
+import { inspectMachine, type Machine } from '../hub/doctor-machine.ts'
 import { measureSpeeds, type Speeds } from '../hub/doctor-measure.ts'
 import { type Report, showReport } from '../hub/doctor-report.ts'
 import { findPulled } from '../hub/hub-cache.ts'
@@ -76,8 +76,15 @@ interface Wish {
   signal: AbortSignal
 }
 
-async function examine({ model, context, options, signal }: Wish): Promise<Report> {
-  const machine = inspectMachine(loadNative(), availableMemory())
+/** What is found of this machine: tests have another one. */
+interface World {
+  readonly machine: Machine
+  readonly measure: typeof measureSpeeds
+}
+const here = (): World => ({ machine: inspectMachine(loadNative(), availableMemory()), measure: measureSpeeds })
+
+export async function examine({ model, context, options, signal }: Wish, world = here()): Promise<Report> {
+  const { machine, measure } = world
   const asked = await subjects(model)
   const models: Diagnosis[] = []
   const measured = new Map<string, Speeds>()
@@ -89,7 +96,8 @@ async function examine({ model, context, options, signal }: Wish): Promise<Repor
         const candidate = await candidateOf(subject, { device, small }, options)
         const asIs = diagnose(candidate, { machine, wanted: context })
         const { config, checkpoint } = subject
-        const speeds = asIs.refusal === undefined ? await speedsOf(device, config, measured, signal) : undefined
+        const ofDevice = (device: CpuDevice) => measure(device, config, signal)
+        const speeds = asIs.refusal === undefined ? await speedsOf(device, config, measured, ofDevice) : undefined
         const disk = checkpoint && asIs.chosen.paging && (await readSpeed(expertsOf(checkpoint)))
         models.push(diagnose(candidate, { machine, speeds, disk, wanted: context }))
       } finally {
@@ -172,12 +180,12 @@ async function speedsOf(
   device: Device,
   config: ModelConfig,
   measured: Map<string, Speeds>,
-  signal: AbortSignal,
+  measure: (device: CpuDevice) => Promise<Speeds>,
 ): Promise<Speeds | undefined> {
   if (!(device instanceof CpuDevice)) return undefined
   const { hiddenSize, intermediateSize, headDim, numAttentionHeads, numKeyValueHeads, expertsPerToken } = config
   const key = [hiddenSize, intermediateSize, headDim, numAttentionHeads, numKeyValueHeads, expertsPerToken].join()
-  const speeds = measured.get(key) ?? (await measureSpeeds(device, config, signal))
+  const speeds = measured.get(key) ?? (await measure(device))
   measured.set(key, speeds)
   return speeds
 }

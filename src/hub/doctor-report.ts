@@ -18,7 +18,9 @@ export function showReport({ machine, speeds, models, advice }: Report): string 
     ['This machine', ...showMachine(machine, speeds)],
     ...models.map(showModel),
     ...(advice.length > 0 ? [['What would make any model faster here', ...advice.map(item)]] : []),
-    ['docs/models.md says which model and which options suit which machine.'],
+    [
+      'A token is some three quarters of an English word. docs/models.md says which model and which options suit which machine.',
+    ],
   ]
   return paragraphs.map(lines => `${lines.join('\n')}\n`).join('\n')
 }
@@ -62,7 +64,7 @@ function showModel({ name, path, device, needs, chosen, refusal, speed, why, adv
     ...(refusal === undefined
       ? [row('would run on', device), ...why.map(reason => row('', reason)), row('needs', showParts(chosen))]
       : [row('loading would say', refusal)]),
-    ...(speed ? showSpeed(speed) : []),
+    ...(speed ? showSpeed(speed, path !== undefined) : []),
     ...needs.map((need, i) => row(i === 0 ? 'by context' : '', showNeed(need))),
     ...(advice.length > 0 ? ['  what would help', ...advice.map(text => `  ${item(text)}`)] : []),
   ]
@@ -90,25 +92,27 @@ function showNeed({ contextLength, plan, verdict }: Need): string {
   return `${String(contextLength).padStart(6)} tokens: ${showBytes(total).padStart(8)}${files}: ${verdicts[verdict]}`
 }
 
-function showSpeed({ decode, prefill, disk }: Prediction): string[] {
+function showSpeed({ decode, prefill, disk }: Prediction, isThere: boolean): string[] {
   const answers = decode.map(({ context, tokensPerSecond }) => {
     return `${showRate(tokensPerSecond)}${context === 0 ? '' : ` behind ${context} others`}`
   })
-  const prompts = prefill.map(({ tokens, tokensPerSecond }) => `${showRate(tokensPerSecond)} for ${tokens} tokens`)
+  const prompts = prefill.map(({ tokens, tokensPerSecond }) => {
+    return `${tokens} tokens in ${round(tokens / tokensPerSecond)} s (${showRate(tokensPerSecond)})`
+  })
   return [
     row('writes', answers.join(', ')),
     ...(prompts.length > 0 ? [row('reads prompts', prompts.join(', '))] : []),
-    ...(disk
-      ? [
-          row(
-            'disk',
-            disk.measured
-              ? `reads gave ${gigabytes(disk.bytesPerSecond)} just now`
-              : `taken to read ${gigabytes(disk.bytesPerSecond)}; give the model’s folder to have it measured`,
-          ),
-        ]
-      : []),
+    ...(disk ? [row('disk', showDisk(disk, isThere))] : []),
   ]
+}
+
+function showDisk({ bytesPerSecond, measured }: NonNullable<Prediction['disk']>, isThere: boolean): string {
+  const speed = gigabytes(bytesPerSecond)
+  if (measured) return `measured: reads of the model’s files gave ${speed} just now`
+  const cure = isThere
+    ? 'the model’s files are not written yet (they read as zeros), so there was nothing to measure'
+    : 'give the model’s folder to have it measured'
+  return `assumed: ${speed}; ${cure}`
 }
 
 /** `9.3 tokens/s`, or `12 s a token`. */

@@ -268,10 +268,10 @@ gpt-oss-20b (tutti pull gpt-oss-20b downloads it): fits, expect about 9.0 tokens
                      2 threads: one for each core that this process gets
                      precision fast: a token reads 2.57 GB of weights, and 3.70 GB with exact
                      cache bf16: as exact as the model was made for
-                     all the context that the model was made for
+                     131072 tokens of context: all that the model was made for
   needs              1.2 GiB for weights, 3.4 GiB for the cache, 336 MiB to work in, and 10.6 GiB of its files in memory
   writes             9.0 tokens/s, 8.6 tokens/s behind 4096 others, 6.8 tokens/s behind 32768 others
-  reads prompts      42 tokens/s for 64 tokens, 50 tokens/s for 512 tokens
+  reads prompts      64 tokens in 1.5 s (42 tokens/s), 512 tokens in 10 s (50 tokens/s)
   by context           4096 tokens:  1.9 GiB + 10.6 GiB of files: fits
                       32768 tokens:  2.6 GiB + 10.6 GiB of files: fits
                      131072 tokens:  5.0 GiB + 10.6 GiB of files: fits
@@ -284,8 +284,8 @@ gpt-oss-120b (tutti pull gpt-oss-120b downloads it): runs, but reads some of its
                      8192 tokens of context: more would leave less memory for its weights
   needs              1.5 GiB for weights, 697 MiB for the cache, 336 MiB to work in, and 57.9 GiB of its files in memory
   writes             1.2 tokens/s, 1.2 tokens/s behind 4096 others
-  reads prompts      3.0 tokens/s for 64 tokens, 13 tokens/s for 512 tokens
-  disk               taken to read 2.0 GB/s; give the model’s folder to have it measured
+  reads prompts      64 tokens in 21 s (3.0 tokens/s), 512 tokens in 38 s (13 tokens/s)
+  disk               assumed: 2.0 GB/s; give the model’s folder to have it measured
   by context           4096 tokens:  2.4 GiB + 57.9 GiB of files: reads from the disk
                       32768 tokens:  3.4 GiB + 57.9 GiB of files: reads from the disk
                      131072 tokens:  7.0 GiB + 57.9 GiB of files: reads from the disk
@@ -295,5 +295,5 @@ gpt-oss-120b (tutti pull gpt-oss-120b downloads it): runs, but reads some of its
 What would make any model faster here
   - have luck
 
-docs/models.md says which model and which options suit which machine.
+A token is some three quarters of an English word. docs/models.md says which model and which options suit which machine.
 `

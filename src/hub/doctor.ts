@@ -1,4 +1,5 @@
 import { DeviceError } from '../base/errors.ts'
+import { assumedReadSpeed } from '../checkpoint/read-speed.ts'
 import type { ModelConfig } from '../model/config.ts'
 import { chooseContext, type MemoryOptions, type MemoryPlan, planMemory } from '../model/memory.ts'
 import { type Paging, planPaging, type WeightPlan } from '../model/weights.ts'
@@ -65,8 +66,6 @@ export interface Diagnosis {
 /** Sessions that an engine keeps by default. */
 const maxSessions = 8
 const shownContexts = [4096, 32_768, 131_072]
-/** Of an ordinary NVMe disk, where none was measured. */
-const assumedDisk = 2e9
 
 export interface Circumstances {
   readonly machine: Machine
@@ -129,7 +128,7 @@ function choose(candidate: Candidate, available: number, wanted?: number): { cho
 
 export function predict(config: ModelConfig, speeds: Speeds, need: Need, diskSpeed?: number): Prediction {
   const { contextLength, paging } = need
-  const disk = paging && { bytesPerSecond: diskSpeed ?? assumedDisk, measured: diskSpeed !== undefined }
+  const disk = paging && { bytesPerSecond: diskSpeed ?? assumedReadSpeed, measured: diskSpeed !== undefined }
   const reading = paging && disk ? paging.perToken / disk.bytesPerSecond : 0
   const contexts = [0, 4096, 32_768, 131_072].filter(context => context < contextLength)
   const prompts = speeds.prompts.filter(({ tokens }) => tokens < contextLength)
@@ -245,7 +244,8 @@ function reasons(
     )
   }
   if (wanted !== undefined) why.push(`${wanted} tokens of context, as was asked for`)
-  else if (contextLength === config.maxPositionEmbeddings) why.push('all the context that the model was made for')
+  else if (contextLength === config.maxPositionEmbeddings)
+    why.push(`${contextLength} tokens of context: all that the model was made for`)
   else if (verdict === 'pages')
     why.push(`${contextLength} tokens of context: more would leave less memory for its weights`)
   else why.push(`${contextLength} tokens of context: as many as find room in memory beside its weights`)
