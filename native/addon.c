@@ -47,7 +47,7 @@ static bool still_open(const owner *o, problem *p) {
   return o->device != NULL || refuse(p, PROBLEM_STATE, "this device is closed");
 }
 
-enum { MAX_ARGUMENTS = 6 };
+enum { MAX_ARGUMENTS = 7 };
 
 /* The arguments of a call; `count` of them are needed, and the first is an open device. */
 static owner *arguments(napi_env env, napi_callback_info info, size_t count, napi_value *values, problem *p) {
@@ -450,6 +450,35 @@ static napi_value copy_page(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
+static bool get_tokens(napi_env env, const napi_value *v, page_tokens *t, problem *p) {
+  bytes data;
+  bool read = get_integer(env, v[1], "page", 0, &t->page, p) && get_integer(env, v[2], "cache", 0, &t->cache, p) &&
+              get_integer(env, v[3], "num_kv_heads", 0, &t->num_kv_heads, p) &&
+              get_integer(env, v[4], "head_dim", 0, &t->head_dim, p) &&
+              get_integer(env, v[5], "begin", 0, &t->begin, p) && get_array_bytes(env, v[6], &data, p);
+  if (!read) return false;
+  t->length = data.length;
+  t->data = (uint8_t *)data.data;
+  return true;
+}
+
+static napi_value read_tokens(napi_env env, napi_callback_info info) {
+  ARGUMENTS(7);
+  page_tokens tokens;
+  bool busy;
+  napi_value done;
+  if (!get_tokens(env, v, &tokens, &p) || !device_read_tokens(d, &tokens, &busy, &p)) return throw_problem(env, &p);
+  napi_get_boolean(env, !busy, &done);
+  return done;
+}
+
+static napi_value write_tokens(napi_env env, napi_callback_info info) {
+  ARGUMENTS(7);
+  page_tokens tokens;
+  bool written = get_tokens(env, v, &tokens, &p) && device_write_tokens(d, &tokens, &p);
+  return written ? undefined(env) : throw_problem(env, &p);
+}
+
 static napi_value submit(napi_env env, napi_callback_info info) {
   ARGUMENTS(5);
   INTEGER(arena_bytes, 2);
@@ -528,6 +557,8 @@ NAPI_MODULE_INIT() {
     FUNCTION("newPage", new_page),
     FUNCTION("freePage", free_page),
     FUNCTION("copyPage", copy_page),
+    FUNCTION("readTokens", read_tokens),
+    FUNCTION("writeTokens", write_tokens),
     FUNCTION("submit", submit),
     FUNCTION("stop", stop),
     FUNCTION("readMemory", read_memory),

@@ -382,6 +382,45 @@ bool device_copy_page(device *d, int64_t from_id, int64_t to_id, problem *p) {
   return no_memory(p, 0) != NULL;
 }
 
+/* How many tokens; the page, or NULL and the problem. */
+static page *find_tokens(device *d, const page_tokens *t, int64_t *count, problem *p) {
+  int64_t page_bytes = 0;
+  page *found = find_page(d, t->page, p);
+  if (found == NULL || !device_page_bytes(d, t->cache, t->num_kv_heads, t->head_dim, &page_bytes, p)) return NULL;
+  int64_t token_bytes = page_bytes / PAGE_TOKENS;
+  *count = t->length / token_bytes;
+  if ((size_t)page_bytes <= found->memory.bytes && t->length % token_bytes == 0 && t->begin <= PAGE_TOKENS &&
+      *count <= PAGE_TOKENS - t->begin) {
+    return found;
+  }
+  refuse(p, PROBLEM_RANGE, "%lld bytes from slot %lld on are no tokens, of %lld bytes, of a page of %zu",
+         (long long)t->length, (long long)t->begin, (long long)token_bytes, found->memory.bytes);
+  return NULL;
+}
+
+static void move_tokens(const device *d, const page_tokens *t, page *page, int64_t count, bool into_page) {
+  d->kernels->move_tokens((cache_type)t->cache, (int)t->num_kv_heads, (int)t->head_dim, page->memory.data,
+                          (int)t->begin, (int)(t->begin + count), t->data, into_page);
+}
+
+bool device_read_tokens(device *d, const page_tokens *t, bool *busy, problem *p) {
+  int64_t count;
+  page *from = find_tokens(d, t, &count, p);
+  if (from == NULL) return false;
+  *busy = from->item.writes > 0;
+  if (!*busy) move_tokens(d, t, from, count, false);
+  return true;
+}
+
+bool device_write_tokens(device *d, const page_tokens *t, problem *p) {
+  int64_t count;
+  page *to = find_tokens(d, t, &count, p);
+  if (to == NULL) return false;
+  if (to->item.uses > 0) return refuse(p, PROBLEM_STATE, "page %lld is used by a pass in flight", (long long)t->page);
+  move_tokens(d, t, to, count, true);
+  return true;
+}
+
 /* ---- tasks */
 
 static void task_done(pass *p) {

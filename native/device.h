@@ -98,6 +98,14 @@ bool device_free_page(device *, int64_t id, problem *);
 /* At once, or, where a pass in flight may write the one or read the other, behind all that is in flight. */
 bool device_copy_page(device *, int64_t from, int64_t to, problem *);
 
+/* Some tokens of a page, from slot `begin` on, as bytes (kernels.move_tokens). */
+typedef struct page_tokens { int64_t page, cache, num_kv_heads, head_dim, begin, length; uint8_t *data; } page_tokens;
+
+/* Copies them into `data`; `busy`: not now, because a pass in flight may write the page. */
+bool device_read_tokens(device *, const page_tokens *, bool *busy, problem *);
+/* Of a page that no pass in flight uses. */
+bool device_write_tokens(device *, const page_tokens *, problem *);
+
 /* NULL where there is none of that id. */
 weight *device_weight(const device *, int64_t id);
 page *device_page(const device *, int64_t id);

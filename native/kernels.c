@@ -34,4 +34,5 @@ const kernels NAME(TUTTI_LEVEL) = {
   .enter = enter_pass,
   .leave = leave_pass,
   .cache_page_bytes = cache_page_bytes,
+  .move_tokens = move_tokens,
 };

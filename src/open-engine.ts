@@ -3,6 +3,7 @@ import { assumedReadSpeed, readSpeed } from './checkpoint/read-speed.ts'
 import type { Folder } from './checkpoint/source.ts'
 import type { DeviceOptions } from './device/options.ts'
 import { LocalEngine } from './engine/local-engine.ts'
+import type { SessionFiles } from './engine/saved-session.ts'
 import type { Device } from './kernels/ops.ts'
 import { type ModelConfig, readConfig } from './model/config.ts'
 import { chooseContext, type MemoryPlan, showBytes } from './model/memory.ts'
@@ -42,6 +43,8 @@ export interface OpenOptions {
   maxChunk?: number
   /** Requests that run together. 8 by default. */
   maxSessions?: number
+  /** Where sessions of this checkpoint are saved, if they can be. */
+  sessionFiles?: (checkpoint: Checkpoint, config: ModelConfig) => Promise<SessionFiles>
 }
 
 /** How a checkpoint is converted: `check` throws where what it will be is no model for this machine. */
@@ -60,6 +63,7 @@ export interface OpenedModel {
   weights: WeightPlan
   /** Why the model runs slower than this machine could, if it does. */
   notice?: string
+  files?: SessionFiles
   /** Where files of our own making lie, or why there are none, if there is something to tell. */
   kept?: string
 }
@@ -89,6 +93,7 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
       signal,
     })
     const config = check(checkpoint)
+    const files = await options.sessionFiles?.(checkpoint, config)
     const recalled = await device.recall?.(roundableMatrices(checkpoint, config))
     const kept = [checkpoint.note, recalled].filter(Boolean).join('; ')
     const { bytes, contextLength, plan } = planMemory(checkpoint, config)
@@ -108,6 +113,7 @@ export async function openModel(options: OpenOptions): Promise<OpenedModel> {
       maxSessions,
       plan,
       weights: bytes,
+      ...(files && { files }),
       ...(notice && { notice }),
       ...(kept && { kept }),
     }
@@ -144,7 +150,8 @@ function showSpeed(tokensPerSecond: number): string {
 /** Loads the model in a folder and gives the engine that runs it. `notice`: what the caller already knows to tell. */
 export async function openEngine(options: OpenOptions & { notice?: string }): Promise<LocalEngine> {
   const { device } = options
-  const { model, contextLength, maxChunk, maxSessions, plan, notice = options.notice, kept } = await openModel(options)
+  const opened = await openModel(options)
+  const { model, contextLength, maxChunk, maxSessions, plan, notice = options.notice, kept, files } = opened
   return new LocalEngine(model, {
     model: modelName(model.config),
     device: device.name,
@@ -155,5 +162,6 @@ export async function openEngine(options: OpenOptions & { notice?: string }): Pr
     maxChunk,
     maxSessions,
     cacheBytes: plan.cache,
+    ...(files && { saving: { files, cacheFormat: device.cacheFormat } }),
   })
 }

@@ -1,9 +1,11 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { openFolder } from '#source'
 import { cacheFolder } from './base/cache-folder.node.ts'
+import { createSealed, openSealed } from './base/sealed-file.node.ts'
 import { openDevice } from './device/open.node.ts'
 import { hostEngine } from './engine/worker-host.ts'
 import { type FromWorker, type ToWorker, toPlain } from './engine/worker-protocol.ts'
+import { identityOf } from './hub/identity.ts'
 import { openChecked } from './hub/records-load.ts'
 import { openEngine, type WorkerOptions } from './open-engine.ts'
 import { availableMemory } from './platform.node.ts'
@@ -20,6 +22,11 @@ try {
     contextLength,
     maxSessions,
     availableMemory: availableMemory(),
+    sessionFiles: async (checkpoint, config) => ({
+      weights: await identityOf(checkpoint, config, cacheFolder()),
+      create: createSealed,
+      open: openSealed,
+    }),
     onProgress: (done, total) => post({ type: 'loading', done, total }),
   })
   const receive = hostEngine(engine, post)

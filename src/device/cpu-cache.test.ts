@@ -17,6 +17,15 @@ class Pages {
   give(page: number): void {
     assert.ok(this.held.delete(page), `page ${page} was given back twice`)
   }
+  readonly tokenBytes = 8
+  async readTokens(page: number, begin: number, into: Uint8Array): Promise<void> {
+    const values = this.held.get(page)!.slice(begin, begin + into.length / 8)
+    into.set(new Uint8Array(Float64Array.from(values).buffer))
+  }
+  writeTokens(page: number, begin: number, from: Uint8Array): void {
+    const values = new Float64Array(from.slice().buffer)
+    for (const [n, value] of values.entries()) this.held.get(page)![begin + n] = value
+  }
   copy(from: number, to: number): void {
     this.numCopies++
     this.held.set(to, [...this.held.get(from)!])

@@ -9,6 +9,12 @@ export interface PageSource {
   take(): number
   give(page: number): void
   copy(from: number, to: number): void
+  /** Bytes of a token, as `readTokens` gives them. */
+  readonly tokenBytes: number
+  /** Tokens of a page from slot `begin` on, as many as `into` holds, once nothing is writing it. */
+  readTokens(page: number, begin: number, into: Uint8Array): Promise<void>
+  /** Of a page that was just taken, or that nothing uses. */
+  writeTokens(page: number, begin: number, from: Uint8Array): void
 }
 
 /**
@@ -59,6 +65,18 @@ export class PageStore {
 
   copy(from: number, to: number): void {
     this.#source.copy(from, to)
+  }
+
+  get tokenBytes(): number {
+    return this.#source.tokenBytes
+  }
+
+  readTokens(page: number, begin: number, into: Uint8Array): Promise<void> {
+    return this.#source.readTokens(page, begin, into)
+  }
+
+  writeTokens(page: number, begin: number, from: Uint8Array): void {
+    this.#source.writeTokens(page, begin, from)
   }
 
   give(pages: Iterable<number>): void {
@@ -170,6 +188,42 @@ export class CpuCache implements LayerCache {
     fork.pages.push(...pages.map(page => this.#store.share(page)))
     fork.length = length
     return fork
+  }
+
+  get tokenBytes(): number {
+    return this.#store.tokenBytes
+  }
+
+  async save(first: number, length: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array((length - first) * this.tokenBytes)
+    const places = [...this.#places(first, length, bytes)] // now: a pass may change pages later
+    for (const { page, slot, bytes } of places) await this.#store.readTokens(page, slot, bytes)
+    return bytes
+  }
+
+  load(bytes: Uint8Array): void {
+    const { length } = this
+    const end = length + bytes.length / this.tokenBytes
+    this.prepare(length, end - length)
+    for (const { page, slot, bytes: some } of this.#places(length, end, bytes))
+      this.#store.writeTokens(page, slot, some)
+    this.commit(end)
+  }
+
+  /** The parts of pages in which positions from `first` up to `length` lie, each with its share of their bytes. */
+  *#places(
+    first: number,
+    length: number,
+    bytes: Uint8Array,
+  ): Generator<{ page: number; slot: number; bytes: Uint8Array }> {
+    for (let p = first; p < length; ) {
+      const place = p % this.capacity
+      const slot = place % pageTokens
+      const end = Math.min(length, p + pageTokens - slot)
+      const some = bytes.subarray((p - first) * this.tokenBytes, (end - first) * this.tokenBytes)
+      yield { page: this.pages[Math.floor(place / pageTokens)], slot, bytes: some }
+      p = end
+    }
   }
 
   dispose(): void {

@@ -54,7 +54,7 @@ export class CpuDevice implements Device {
   readonly #options: Required<Pick<CpuOptions, 'precision' | 'cache'>>
   readonly #native: Native
   readonly #device: NativeDevice
-  readonly #stores = new Map<number, PageStore>() // by bytes of a page
+  readonly #stores = new Map<string, PageStore>() // by heads and numbers of a page
   readonly #numThreads: number
   readonly #keep: KeepOptions | undefined
   #kept: KeptMatrices | undefined
@@ -95,6 +95,11 @@ export class CpuDevice implements Device {
 
   cacheBytes({ numKeyValueHeads, headDim }: AttentionShape, tokens: number): number {
     return Math.ceil(Math.ceil(tokens / pageTokens) * inSlabs(this.#pageBytes(numKeyValueHeads, headDim)))
+  }
+
+  /** Instruction sets sum in other orders, and agree but for that. */
+  get cacheFormat(): string {
+    return `cpu 1, ${this.#options.cache}, ${this.#options.precision}`
   }
 
   get heldCacheBytes(): number {
@@ -192,16 +197,26 @@ export class CpuDevice implements Device {
   newCache(shape: AttentionShape, maxChunk: number): LayerCache {
     const { numKeyValueHeads, headDim } = shape
     const native = this.#native
+    const cacheType = cacheTypes[this.#options.cache]
     const bytes = this.#pageBytes(numKeyValueHeads, headDim)
-    let store = this.#stores.get(bytes)
+    const pages = `${numKeyValueHeads} of ${headDim}`
+    let store = this.#stores.get(pages)
     if (!store) {
       store = new PageStore({
         pageBytes: inSlabs(bytes),
         take: () => native.newPage(this.#device, bytes),
         give: page => native.freePage(this.#device, page),
         copy: (from, to) => native.copyPage(this.#device, from, to),
+        tokenBytes: bytes / pageTokens,
+        readTokens: async (page, begin, into) => {
+          while (!native.readTokens(this.#device, page, cacheType, numKeyValueHeads, headDim, begin, into)) {
+            await this.#finished(native.submit(this.#device, new Float64Array(0), 0, 0, 0)) // all that is in flight
+          }
+        },
+        writeTokens: (page, begin, from) =>
+          native.writeTokens(this.#device, page, cacheType, numKeyValueHeads, headDim, begin, from),
       })
-      this.#stores.set(bytes, store)
+      this.#stores.set(pages, store)
     }
     return new CpuCache(store, shape.window, maxChunk)
   }

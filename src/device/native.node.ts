@@ -69,6 +69,29 @@ export interface Native {
   /** At once, or behind all that is in flight where that may write the one or use the other. */
   copyPage(device: NativeDevice, from: number, to: number): void
   /**
+   * Copies tokens of a page, from slot `begin` on and as many as `into` holds, in an order of bytes that is no page's: each
+   * takes a 64th of the page's. False, for now, where a pass in flight may be writing the page.
+   */
+  readTokens(
+    device: NativeDevice,
+    page: number,
+    cacheType: number,
+    numKeyValueHeads: number,
+    headDim: number,
+    begin: number,
+    into: Uint8Array,
+  ): boolean
+  /** The way back, into a page that no pass in flight uses. */
+  writeTokens(
+    device: NativeDevice,
+    page: number,
+    cacheType: number,
+    numKeyValueHeads: number,
+    headDim: number,
+    begin: number,
+    from: Uint8Array,
+  ): void
+  /**
    * Runs a program (device/cpu-program.ts) after those submitted before it. Resolves to `resultLength` float32 at
    * `resultOffset` of the arena, or to undefined when stopped; rejects where memory ran out.
    * An `urgent` one goes before all that is not, and interrupts what runs and is not; but where something in flight

@@ -29,6 +29,7 @@ import { topK } from '../kernels/top-k/top-k.ref.ts'
 export class ReferenceDevice implements Device {
   readonly name = 'reference'
   readonly maxChunk = 64 // tokens: progress and cancelling within a prefill stay fine-grained
+  readonly cacheFormat = 'reference 1, float32'
   readonly #caches: Account = { bytes: 0 }
 
   weightBytes(tensor: Pick<StoredTensor, 'byteLength'>): WeightBytes {

@@ -10,6 +10,17 @@ export interface Engine {
    * when the device fails. Leaving the iteration early cancels.
    */
   generate(request: GenerateRequest, options?: { signal?: AbortSignal }): AsyncIterable<GenerateEvent>
+  /**
+   * Writes what the model has computed of some tokens into a file, after running what is missing, so that `restoreSession`
+   * holds it again, also in another process. Ends with one `end` event; until then the path is as it was. Rejects as
+   * `generate` does, and with RequestError or DeviceError where nothing can be written. Only where the engine has files.
+   */
+  saveSession?(request: SaveRequest, options?: { signal?: AbortSignal }): AsyncIterable<SaveEvent>
+  /**
+   * Reads such a file, for later prompts of an owner that begin with its tokens. Ends with one `end` event, or rejects with
+   * RequestError where there is no such file, or one whose tokens cannot be told or do not fit this model.
+   */
+  restoreSession?(request: RestoreRequest, options?: { signal?: AbortSignal }): AsyncIterable<RestoreEvent>
   /** Frees weights, caches and the worker. What still runs rejects with DeviceError. */
   close(): Promise<void>
 }
@@ -58,6 +69,34 @@ export interface GenerateRequest {
   /** Milliseconds after which nobody wants the answer any more: the request then rejects with RequestError (504). */
   deadlineMs?: number
 }
+
+/** What to save: the prompt of which these are the options in `GenerateRequest`. */
+export interface SaveRequest extends Pick<GenerateRequest, 'tokens' | 'marks' | 'owner' | 'priority' | 'deadlineMs'> {
+  /** Where the file will lie, in the engine's file system. It holds what its owner said and heard. */
+  path: string
+}
+
+export interface RestoreRequest {
+  path: string
+  /** On whose behalf: as in `GenerateRequest`. */
+  owner: string
+}
+
+/** `done` of `total` bytes have been written or read. */
+export type CopiedEvent = { type: 'copied'; done: number; total: number }
+
+export type SaveEvent =
+  | Exclude<GenerateEvent, { type: 'token' | 'end' }>
+  | CopiedEvent
+  | { type: 'end'; tokens: number; bytes: number }
+
+export type RestoreEvent =
+  | CopiedEvent
+  /**
+   * The tokens that were saved. Where `refused` says why keys and values could not be used, they are as good as any others:
+   * who sends them has them run.
+   */
+  | { type: 'end'; tokens: readonly number[]; refused?: string }
 
 export type GenerateEvent =
   /** It waits, behind so many others and probably for so long; told again when one of them has begun. */

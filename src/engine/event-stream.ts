@@ -1,17 +1,16 @@
 import { AsyncQueue } from '../base/async-queue.ts'
-import type { GenerateEvent } from './engine.ts'
 
 /**
- * What the caller of `generate` iterates. `start` begins the work, which pushes its events into the queue and ends it, and
- * gives what tells it to stop. It is stopped when the signal fires, which also rejects at once with the signal's reason,
- * when the caller leaves the iteration, and, idly, at the end.
+ * What a caller of the engine iterates, up to an event of type `end`. `start` begins the work, which pushes its events into
+ * the queue and ends it, and gives what tells it to stop. It is stopped when the signal fires, which also rejects at once
+ * with the signal's reason, when the caller leaves the iteration, and, idly, at the end.
  */
-export async function* eventStream(
-  start: (queue: AsyncQueue<GenerateEvent>) => () => void,
+export async function* eventStream<Event extends { type: string }>(
+  start: (queue: AsyncQueue<Event>) => () => void,
   signal?: AbortSignal,
-): AsyncGenerator<GenerateEvent, void, undefined> {
+): AsyncGenerator<Event, void, undefined> {
   signal?.throwIfAborted()
-  const queue = new AsyncQueue<GenerateEvent>()
+  const queue = new AsyncQueue<Event>()
   const stop = start(queue)
   const onAbort = () => {
     stop()

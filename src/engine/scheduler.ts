@@ -70,6 +70,8 @@ export class Scheduler {
   readonly #lastBegun = new Map<string | undefined, number>()
   #waiting: Job[] = []
   readonly #running = new Set<Job>()
+  /** Sessions that somebody fills or reads, with the tokens that they will hold. */
+  readonly #held = new Map<Session, number>()
   #numJobs = 0
   #numBegun = 0
   #closed = false
@@ -131,6 +133,40 @@ export class Scheduler {
     this.#waiting = []
     this.#running.clear()
     while (this.#idle.evict());
+  }
+
+  /** An empty one. */
+  newSession(): Session {
+    return new Session(this.#model, this.#options)
+  }
+
+  /**
+   * Keeps an empty session for an owner's later prompts once `fill` has made it hold `length` tokens. False where there is
+   * no room for it beside those who run. Rejects as `fill` does.
+   */
+  async adopt(owner: string, session: Session, length: number, fill: () => Promise<void>): Promise<boolean> {
+    if (!this.#makeRoom(this.#claims() + session.growth(length))) return false
+    try {
+      await this.hold(session, length, async () => {
+        await fill()
+        this.#idle.give(owner, session)
+      })
+      return true
+    } catch (error) {
+      session[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  /** Counts the memory of a session that is no job's, up to `length` tokens, while `work` goes on with it. */
+  async hold(session: Session, length: number, work: () => Promise<void>): Promise<void> {
+    this.#held.set(session, length)
+    try {
+      await work()
+    } finally {
+      this.#held.delete(session)
+      this.#somethingEnded()
+    }
   }
 
   #refusal(): RequestError {
@@ -225,9 +261,9 @@ export class Scheduler {
     while (this.#running.size >= this.#options.maxSessions) if (!this.#parkBelow(job.rank)) return false
     const { owner, tokens } = job
     const found = owner === undefined ? undefined : this.#idle.take(owner, tokens, this.#sessionsOf(owner))
-    const session = found?.session ?? new Session(this.#model, this.#options)
+    const session = found?.session ?? this.newSession()
     const needed = () => this.#claims() + session.growth(job.lengthAfter(claimedAnswer))
-    while (this.#running.size > 0 && !this.#makeRoom(needed())) {
+    while (this.#running.size + this.#held.size > 0 && !this.#makeRoom(needed())) {
       if (this.#parkBelow(job.rank)) continue
       if (found?.isTaken) this.#putBack(owner, session)
       else session[Symbol.dispose]()
@@ -246,10 +282,16 @@ export class Scheduler {
     return [...this.#running].filter(job => job.owner === owner).map(job => job.session!)
   }
 
-  /** Bytes that those who run may still come to take. */
+  /** Bytes that those who run may still come to take, and sessions that are held. */
   #claims(): number {
-    let bytes = 0
+    let bytes = this.#heldGrowth()
     for (const job of this.#running) bytes += job.session!.growth(job.lengthAfter(claimedAnswer))
+    return bytes
+  }
+
+  #heldGrowth(): number {
+    let bytes = 0
+    for (const [session, length] of this.#held) bytes += session.growth(length)
     return bytes
   }
 
@@ -353,10 +395,10 @@ export class Scheduler {
   /** Whether there is room for what a pass adds to the caches; idle timelines leave for it. */
   #hasRoom(batch: readonly Piece[]): boolean {
     const busy = [...this.#running].filter(job => job.isBusy)
-    let bytes = 0
+    let bytes = this.#heldGrowth()
     for (const { job, chunk } of batch) bytes += job.session!.growth(endOf(chunk))
     for (const job of busy) bytes += job.session!.growth(job.busyUntil!)
-    return this.#makeRoom(bytes) || this.#running.size === 1 // the budget has room for one
+    return this.#makeRoom(bytes) || this.#running.size + this.#held.size === 1 // the budget has room for one
   }
 
   /** Lets somebody wait again who is in no pass, but not the one whose turn came first. False where there is none. */
@@ -392,10 +434,14 @@ export class Scheduler {
         job.busyUntil = undefined
         if (job.isOver) this.#remove(job)
       }
-      this.#passEnded.resolve()
-      this.#passEnded = Promise.withResolvers()
-      this.#pump()
+      this.#somethingEnded()
     }
+  }
+
+  #somethingEnded(): void {
+    this.#passEnded.resolve()
+    this.#passEnded = Promise.withResolvers()
+    this.#pump()
   }
 
   /** Asked between layers: whether to give the pass up. A prefill waits here while streams advance. */

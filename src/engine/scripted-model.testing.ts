@@ -168,6 +168,9 @@ class PageShelf implements Shelf {
       },
       give: page => void this.#pages.delete(page),
       copy: (from, to) => void this.#pages.set(to, [...this.#pages.get(from)!]),
+      tokenBytes: 0,
+      readTokens: nothingIsSaved,
+      writeTokens: nothingIsSaved,
     })
   }
 
@@ -405,4 +408,8 @@ class Piece {
     if (!this.#isExact[last]) this.#model.fault('logits from windows that begin too late')
     return this.#model.sequences.logits(this.#sequences[this.chunk.start + last])
   }
+}
+
+function nothingIsSaved(): never {
+  throw new Error('nothing is saved here')
 }

@@ -1,4 +1,5 @@
-import type { KvCache } from '../model/kv-cache.ts'
+import type { SealedReader, SealedWriter } from '../base/sealed.ts'
+import type { CacheOutline, KvCache } from '../model/kv-cache.ts'
 import type { ShouldStop } from '../model/stop.ts'
 import type { Chunk, Transformer } from '../model/transformer.ts'
 import { checkTokens } from './request.ts'
@@ -210,6 +211,27 @@ export class Session {
   rest(): void {
     this.#logits = undefined
     this.#cache.rest()
+  }
+
+  /** What `save` writes, but for tokens and numbers. */
+  get outline(): CacheOutline {
+    return this.#cache.outline
+  }
+
+  /** Writes the caches of one that has rested, for `load` of another session with the same tokens. */
+  async save(to: SealedWriter): Promise<void> {
+    await this.#cache.save(to)
+  }
+
+  /** Makes this one, which is empty, what another was when it was saved. Where it rejects, it is good for nothing more. */
+  async load(tokens: readonly number[], outline: CacheOutline, from: SealedReader): Promise<void> {
+    await this.#cache.load(outline, from)
+    this.#tokens.push(...tokens)
+  }
+
+  /** Bytes of what `save` writes, and the number of sections. */
+  savedSize(outline: CacheOutline): { bytes: number; numSections: number } {
+    return this.#cache.savedSize(outline)
   }
 
   /** Frees the caches; nothing can run afterwards. */

@@ -1,15 +1,30 @@
 import type { AsyncQueue } from '../base/async-queue.ts'
 import { DeviceError, RequestError } from '../base/errors.ts'
-import type { Engine, EngineInfo, GenerateEvent, GenerateRequest } from './engine.ts'
+import type {
+  Engine,
+  EngineInfo,
+  GenerateEvent,
+  GenerateRequest,
+  RestoreEvent,
+  RestoreRequest,
+  SaveEvent,
+  SaveRequest,
+} from './engine.ts'
 import { eventStream } from './event-stream.ts'
 import { checkRequest } from './request.ts'
 import { type FromWorker, fromPlain, type ToWorker, type WorkerPort } from './worker-protocol.ts'
+
+type AnyEvent = GenerateEvent | SaveEvent | RestoreEvent
+type Call =
+  | { type: 'generate'; request: GenerateRequest }
+  | { type: 'save'; request: SaveRequest }
+  | { type: 'restore'; request: RestoreRequest }
 
 /** An engine that runs in a worker, so that a busy model never stalls this thread. */
 export class WorkerEngine implements Engine {
   readonly info: EngineInfo
   readonly #port: WorkerPort
-  readonly #calls = new Map<number, AsyncQueue<GenerateEvent>>()
+  readonly #calls = new Map<number, AsyncQueue<AnyEvent>>()
   /** Of these somebody waits for the answer: they keep the process alive. */
   readonly #awaited = new Set<number>()
   #nextId = 0
@@ -59,13 +74,26 @@ export class WorkerEngine implements Engine {
   }
 
   generate(request: GenerateRequest, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<GenerateEvent> {
-    return eventStream(queue => {
+    return this.#call({ type: 'generate', request }, signal) as AsyncGenerator<GenerateEvent>
+  }
+
+  saveSession(request: SaveRequest, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<SaveEvent> {
+    return this.#call({ type: 'save', request }, signal) as AsyncGenerator<SaveEvent>
+  }
+
+  restoreSession(request: RestoreRequest, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<RestoreEvent> {
+    return this.#call({ type: 'restore', request }, signal) as AsyncGenerator<RestoreEvent>
+  }
+
+  #call(call: Call, signal?: AbortSignal): AsyncGenerator<AnyEvent> {
+    const isDroppable = call.type === 'generate' && call.request.priority === 'droppable'
+    return eventStream<AnyEvent>(queue => {
       if (this.#dead) throw this.#dead
-      checkRequest(request, this.info)
+      if (call.type === 'generate') checkRequest(call.request, this.info)
       const id = this.#nextId++
-      post(this.#port, { type: 'generate', id, request })
+      post(this.#port, { ...call, id })
       this.#calls.set(id, queue)
-      if (request.priority !== 'droppable') this.#awaited.add(id)
+      if (!isDroppable) this.#awaited.add(id)
       this.#port.hold(this.#awaited.size > 0)
       return () => {
         if (this.#forget(id)) this.#port.post({ type: 'stop', id })

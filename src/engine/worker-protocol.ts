@@ -1,9 +1,19 @@
 import { CheckpointError, DeviceError, HarmonyError, RequestError } from '../base/errors.ts'
-import type { EngineInfo, GenerateEvent, GenerateRequest } from './engine.ts'
+import type {
+  EngineInfo,
+  GenerateEvent,
+  GenerateRequest,
+  RestoreEvent,
+  RestoreRequest,
+  SaveEvent,
+  SaveRequest,
+} from './engine.ts'
 
 /** To the worker, which reads its messages between two layers at least. */
 export type ToWorker =
   | { type: 'generate'; id: number; request: GenerateRequest }
+  | { type: 'save'; id: number; request: SaveRequest }
+  | { type: 'restore'; id: number; request: RestoreRequest }
   /** Nobody reads the events of this call any more. */
   | { type: 'stop'; id: number }
 
@@ -12,7 +22,7 @@ export type FromWorker =
   | { type: 'loading'; done: number; total: number }
   | { type: 'ready'; info: EngineInfo }
   | { type: 'failed'; error: PlainError }
-  | { type: 'event'; id: number; event: GenerateEvent }
+  | { type: 'event'; id: number; event: GenerateEvent | SaveEvent | RestoreEvent }
   | { type: 'error'; id: number; error: PlainError }
 
 /** One side of the channel to a worker, Node's or a browser's. */

@@ -42,6 +42,17 @@ async function snapshotAt(folder: string): Promise<SnapshotPath | undefined> {
   return cache ? { cache, commit, inner: rest && `${rest.replaceAll(sep, '/')}/` } : undefined
 }
 
+/** What was recorded of a file, by its name, in a model's folder. Nothing where the model was not pulled. */
+export async function recordedIn(
+  folder: string,
+  cacheFolder: string | undefined,
+): Promise<(name: string) => FileRecord | undefined> {
+  const snapshot = cacheFolder === undefined ? undefined : await snapshotAt(folder)
+  if (!snapshot) return () => undefined
+  const record = await new RepositoryRecords(cacheFolder!, snapshot.cache.root).read(snapshot.commit)
+  return name => record.get(snapshot.inner + name)
+}
+
 /** Compares the files that loading reads with their record, if there is one. Takes milliseconds where they are the same. */
 async function checkRecorded(folder: Folder, { folder: cacheFolder, onProgress, signal }: PackOptions): Promise<void> {
   const snapshot = folder.pathOf && cacheFolder !== undefined ? await snapshotAt(folder.path) : undefined

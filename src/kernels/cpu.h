@@ -122,6 +122,9 @@ typedef struct kernels {
   void (*enter)(void);
   void (*leave)(void);
   int64_t (*cache_page_bytes)(cache_type, int num_kv_heads, int head_dim);
+  /* Tokens begin … end-1 of a page to bytes in an order of no page's, a PAGE_TOKENS-th of its bytes each, or back. */
+  void (*move_tokens)(cache_type, int num_kv_heads, int head_dim, uint8_t *page, int begin, int end, uint8_t *bytes,
+                      bool into_page);
 } kernels;
 
 #endif

@@ -77,6 +77,15 @@ export interface LayerCache {
    * either writes there; a windowed one is empty. A pass may be running over this one.
    */
   fork(length: number): LayerCache
+  /** Bytes of a position, as `save` gives them. */
+  readonly tokenBytes: number
+  /**
+   * The keys and values of the positions from `first` up to `length`, all of which are held, and nothing else: one position
+   * after the other, in numbers as the device keeps them. A pass may be running over this one.
+   */
+  save(first: number, length: number): Promise<Uint8Array>
+  /** Holds, behind `length`, the positions that these bytes are: of `save`, on a device with the same `cacheFormat`. */
+  load(bytes: Uint8Array): void
   dispose(): void
 }
 
@@ -180,6 +189,8 @@ export interface Device {
   snapshotBytes(shape: AttentionShape, tokens: number): number
   /** Bytes that all caches and snapshots hold now, what some share counted once; never more than was planned for them. */
   readonly heldCacheBytes: number
+  /** What its keys and values are, once saved: nothing that another device would have computed or kept otherwise. */
+  readonly cacheFormat: string
   /** Bytes that a forward pass of `tokens` tokens computes in. */
   passBytes(sizes: ModelSizes, tokens: number): number
   /** Puts a matrix or vector on the device; several parts are joined along their rows. BF16 or F32. */

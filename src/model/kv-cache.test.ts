@@ -57,6 +57,19 @@ class Bounds implements LayerCache {
     fork.holdsMemory = length > 0
     return fork
   }
+  readonly tokenBytes = 1
+  /** The positions, as bytes. */
+  async save(first: number, length: number): Promise<Uint8Array> {
+    assert.ok(this.first <= first && length <= this.length)
+    return Uint8Array.from({ length: length - first }, (_, n) => first + n)
+  }
+  load(bytes: Uint8Array): void {
+    for (const position of bytes) {
+      assert.equal(position, this.length)
+      this.write(position)
+      this.commit(position + 1)
+    }
+  }
   dispose(): void {
     this.holdsMemory = false
   }

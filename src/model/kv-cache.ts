@@ -1,3 +1,4 @@
+import type { SealedReader, SealedWriter } from '../base/sealed.ts'
 import type { LayerCache, LayerSnapshot } from '../kernels/ops.ts'
 
 /** Snapshots that one sequence keeps. */
@@ -7,6 +8,32 @@ const sharedWithin = 2 // tokens: as far as a conversation's two forks at an ans
 
 /** Tokens that a snapshot of a layer with this window holds at most. */
 export const snapshotTokens = (window: number): number => window - 1 + sharedWithin
+
+/** What a cache at rest holds, but for the numbers. */
+export interface CacheOutline {
+  readonly length: number
+  /** Where snapshots of the windows are: going on is exact anywhere from `from` up to `position`. Rising. */
+  readonly marks: readonly { readonly from: number; readonly position: number }[]
+}
+
+/** Whether there can be such a cache. */
+export function isOutline({ length, marks }: CacheOutline): boolean {
+  const isRising = marks.every(({ position }, i) => i === 0 || marks[i - 1].position <= position)
+  const areWithin = marks.every(({ from, position }) => {
+    return 0 < from && position - sharedWithin <= from && from <= position && position <= length
+  })
+  return length > 0 && marks.length <= maxSnapshots && isRising && areWithin
+}
+
+/** Read or written at a time, about. */
+const pieceBytes = 2 ** 20
+
+/** Positions of one layer that are saved as a section. */
+interface Section {
+  readonly layer: LayerCache
+  readonly first: number
+  readonly length: number
+}
 
 /**
  * Keys and values of one sequence in all layers.
@@ -123,6 +150,57 @@ export class KvCache {
     this.#start = 0
   }
 
+  get outline(): CacheOutline {
+    return { length: this.#length, marks: this.#snapshots.map(({ from, position }) => ({ from, position })) }
+  }
+
+  /** Bytes that `save` writes of a cache of this model, and the number of sections. */
+  savedSize(outline: CacheOutline): { bytes: number; numSections: number } {
+    const sections = [...this.#fullSections(outline), ...outline.marks.flatMap(mark => this.#windowSections(mark))]
+    const bytes = sections.reduce((sum, { layer, first, length }) => sum + (length - first) * layer.tokenBytes, 0)
+    return { bytes, numSections: sections.length }
+  }
+
+  #fullSections({ length }: CacheOutline): Section[] {
+    return this.#full.map(layer => ({ layer, first: 0, length }))
+  }
+
+  /** What a mark's snapshot has of each windowed layer. */
+  #windowSections({ from, position }: CacheOutline['marks'][number]): Section[] {
+    return this.#windowed.map(layer => ({ layer, first: Math.max(0, from - layer.window + 1), length: position }))
+  }
+
+  /** Writes what `outline` tells of; nobody may run this cache meanwhile. What its rings hold beside that is lost; see `rest`. */
+  async save(to: SealedWriter): Promise<void> {
+    for (const section of this.#fullSections(this.outline)) await save(section, to)
+    for (const { windows, ...mark } of this.#snapshots) {
+      for (const [n, { layer, first, length }] of this.#windowSections(mark).entries()) {
+        const ring = layer.fork(0)
+        try {
+          ring.restore(windows.layers[n])
+          await save({ layer: ring, first, length }, to)
+        } finally {
+          ring.dispose()
+        }
+      }
+    }
+  }
+
+  /** Fills this cache, which is empty, with what `save` wrote of one with this outline, and rests. */
+  async load(outline: CacheOutline, from: SealedReader): Promise<void> {
+    for (const section of this.#fullSections(outline)) await load(section, from)
+    this.#length = outline.length
+    for (const { from: earliest, position } of outline.marks) {
+      for (const section of this.#windowSections({ from: earliest, position })) {
+        section.layer.restart(section.first)
+        await load(section, from)
+      }
+      // Rings that take a token at a time hold no more than one window.
+      this.#keep(this.#snapshot(Math.max(earliest, position - this.maxChunk), position))
+    }
+    for (const layer of this.#windowed) layer.restart(0)
+  }
+
   /**
    * Keeps a snapshot of the windows, so that `rewind(position)` costs nothing for as long as the tokens before it stay.
    * Does nothing where the windows are not exact or hold no longer what is seen there.
@@ -221,4 +299,19 @@ interface Snapshot {
 interface Windows {
   readonly layers: readonly LayerSnapshot[]
   numHolders: number
+}
+
+async function save({ layer, first, length }: Section, to: SealedWriter): Promise<void> {
+  for (const [begin, end] of pieces(layer, first, length)) await to.write(await layer.save(begin, end))
+  await to.seal()
+}
+
+async function load({ layer, first, length }: Section, from: SealedReader): Promise<void> {
+  for (const [begin, end] of pieces(layer, first, length)) layer.load(await from.read((end - begin) * layer.tokenBytes))
+  await from.checkSeal()
+}
+
+function* pieces({ tokenBytes }: LayerCache, first: number, length: number): Generator<[begin: number, end: number]> {
+  const step = Math.max(1, Math.floor(pieceBytes / tokenBytes))
+  for (let begin = first; begin < length; begin += step) yield [begin, Math.min(length, begin + step)]
 }

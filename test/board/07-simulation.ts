@@ -40,8 +40,8 @@ export const row: Row = {
     },
     {
       file: scheduler,
-      search: '        if (job.isOver) this.#remove(job)\n      }\n      this.#passEnded',
-      replace: '      }\n      this.#passEnded',
+      search: '        if (job.isOver) this.#remove(job)\n      }\n      this.#somethingEnded',
+      replace: '      }\n      this.#somethingEnded',
       what: 'who leaves in a pass keeps its place',
     },
     {

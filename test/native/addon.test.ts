@@ -210,6 +210,7 @@ describe('the addon', { skip }, () => {
     const device = open()
     const f32 = native.matrix(device, 'F32', [2], 4, [new Uint8Array(32)])
     const page = native.newPage(device, 100)
+    const wide = native.newPage(device, 300) // 64 tokens of one head with one number take 256
     const wrong: [() => unknown, RegExp][] = [
       [
         () => native.open({ level: 'sse9', threads: 1, pin: false }),
@@ -252,8 +253,18 @@ describe('the addon', { skip }, () => {
       [() => native.freePage(device, 5), /RangeError: there is no page 5/],
       [
         () => native.copyPage(device, page, native.newPage(device, 200)),
-        /RangeError: page 0 has 100 bytes and page 1 has 200/,
+        /RangeError: page 0 has 100 bytes and page 2 has 200/,
       ],
+      [
+        () => native.readTokens(device, page, 0, 1, 1, 0, new Uint8Array(4)),
+        /RangeError: 4 bytes from slot 0 on are no tokens, of 4 bytes, of a page of 100/,
+      ],
+      [() => native.readTokens(device, wide, 0, 1, 1, 63, new Uint8Array(8)), /RangeError: 8 bytes from slot 63 on/],
+      [() => native.writeTokens(device, wide, 0, 1, 1, 65, new Uint8Array(0)), /RangeError: 0 bytes from slot 65 on/],
+      [() => native.writeTokens(device, wide, 0, 1, 1, 0, new Uint8Array(3)), /RangeError: 3 bytes from slot 0 on/],
+      [() => native.readTokens(device, 77, 0, 1, 1, 0, new Uint8Array(4)), /RangeError: there is no page 77/],
+      [() => native.readTokens(device, wide, 3, 1, 1, 0, new Uint8Array(4)), /RangeError: there is no cache type 3/],
+      [() => native.readTokens(device, wide, 0, 1, 1, 0, [] as unknown as Uint8Array), /TypeError/],
       [() => native.pageBytes(device, 2, 8, 64), /RangeError: there is no cache type 2/],
       [() => native.readMemory(device, { length: 0, huge: true }), /RangeError: length is 0/],
       [
@@ -371,6 +382,59 @@ describe('the addon', { skip }, () => {
     const second = look(b, 0, 1) // position 0 is held: it comes from the copy
     assert.deepEqual(await first, Float32Array.of(3, 4))
     assert.deepEqual(await second, Float32Array.of(3, 4))
+    native.close(device)
+  })
+
+  test('tokens of a page come out and go in, no other is touched, and not while a pass may write the page', async () => {
+    const device = open()
+    for (const [cache, heads, size] of [
+      [0, 2, 6],
+      [1, 2, 6],
+      [1, 1, 40],
+    ] as const) {
+      const bytes = native.pageBytes(device, cache, heads, size)
+      const tokenBytes = bytes / 64
+      const [a, b] = [native.newPage(device, bytes), native.newPage(device, bytes)]
+      const read = (page: number, begin: number, count: number) => {
+        const into = new Uint8Array(count * tokenBytes)
+        assert.ok(native.readTokens(device, page, cache, heads, size, begin, into))
+        return into
+      }
+      native.writeTokens(device, b, cache, heads, size, 0, new Uint8Array(bytes)) // zeros
+      native.writeTokens(
+        device,
+        a,
+        cache,
+        heads,
+        size,
+        0,
+        Uint8Array.from({ length: bytes }, (_, i) => (i * 37) % 251),
+      )
+      for (const [begin, count] of [
+        [0, 1],
+        [63, 1],
+        [5, 20],
+        [33, 0],
+      ]) {
+        native.writeTokens(device, b, cache, heads, size, begin, read(a, begin, count))
+        assert.deepEqual(read(b, begin, count), read(a, begin, count))
+      }
+      const untouched = read(b, 1, 4).some(byte => byte !== 0) || read(b, 25, 38).some(byte => byte !== 0)
+      assert.equal(untouched, false)
+    }
+    const [heads, size] = [1, 2]
+    const page = native.newPage(device, native.pageBytes(device, 0, heads, size))
+    const sinks = native.matrix(device, 'F32', [1], 1, [floats(-1e9)])
+    const table = native.matrix(device, 'F32', [1], 6, [floats(0, 0, 1, 2, 3, 4)])
+    const attention = [5, 0, 1, sinks, heads, heads, size, 0, 0, 64, 1, 0, 1, 0, 0, 0, 0, 1, page]
+    const words = Float64Array.of(...additions(2 ** 18, 20), 1, table, 0, 1, 0, ...attention)
+    const run = native.submit(device, words, 2 ** 21, 64, 2)
+    const into = new Uint8Array(8)
+    assert.equal(native.readTokens(device, page, 0, heads, size, 0, into), false)
+    assert.throws(() => native.writeTokens(device, page, 0, heads, size, 0, into), /Error: page \d is used by a pass/)
+    await run.done
+    assert.equal(native.readTokens(device, page, 0, heads, size, 0, into), true)
+    assert.deepEqual(new Uint16Array(into.buffer), Uint16Array.of(0x3f80, 0x4000, 0x4040, 0x4080)) // 1, 2, 3, 4 in bfloat16
     native.close(device)
   })
 

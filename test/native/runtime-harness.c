@@ -537,11 +537,19 @@ static uint64_t read_memory(const uint8_t *data, int64_t bytes, team *t) {
   return 0;
 }
 
+static void move_tokens(cache_type cache, int num_kv_heads, int head_dim, uint8_t *page, int begin, int end,
+                        uint8_t *bytes, bool into_page) {
+  int64_t token_bytes = cache_page_bytes(cache, num_kv_heads, head_dim) / PAGE_TOKENS;
+  uint8_t *tokens = page + begin * token_bytes;
+  int64_t length = (end - begin) * token_bytes;
+  memcpy(into_page ? tokens : bytes, into_page ? bytes : tokens, (size_t)length);
+}
+
 static void nothing(void) {}
 
 static const kernels touching = {
   "touching", embedding, rms_norm, linear, rope, attention, top_k, experts, add, rows, quantize, read_memory,
-  nothing, nothing, cache_page_bytes,
+  nothing, nothing, cache_page_bytes, move_tokens,
 };
 
 /* ---- programs */
@@ -635,6 +643,13 @@ static size_t whole_program(const model *m, double *w) {
   return n;
 }
 
+/* Some tokens of a page, to be read or written. */
+static page_tokens some_tokens(const model *m, int page) {
+  static uint8_t bytes[PAGE_TOKENS * KV_HEADS * HEAD_DIM * 4];
+  int64_t begin = chance(PAGE_TOKENS), count = chance((uint32_t)(PAGE_TOKENS - begin) + 1);
+  return (page_tokens){m->pages[page], CACHE_BF16, KV_HEADS, HEAD_DIM, begin, count * KV_HEADS * HEAD_DIM * 4, bytes};
+}
+
 static double hostile_word(void) {
   static const double words[] = {0, 1, -1, 2, 63, 64, 65, 4096, 1e9, 2147483647, 2147483648.0, 4294967296.0,
                                  9007199254740992.0, 1e300, -1e300, .5, 1.0 / 0.0, -1.0 / 0.0, 0.0 / 0.0};
@@ -676,6 +691,10 @@ static void test_programs(int scale) {
     if (chance(4) == 0) CHECK(device_stop(d, t->id), "no pass");
     accepted++;
     in_flight++;
+    bool busy;
+    page_tokens tokens = some_tokens(&m, (int)chance(3));
+    CHECK(device_read_tokens(d, &tokens, &busy, &p), "%s", p.text);
+    device_write_tokens(d, &tokens, &p);
     if (chance(3) == 0) continue;
     settle(d, &h, in_flight);
     in_flight = 0;
@@ -750,6 +769,16 @@ static void test_conflicts(void) {
     CHECK(second->pass.urgent == (copies[i].to != 2 || copy == first), "a copy that waits was overtaken");
     task_start(second);
     settle(d, &h, copy != first ? 3 : 2);
+  }
+  /* Tokens are read where nothing writes, and written where nothing reads: page 1 is written, page 0 read. */
+  for (int page = 0; page < 3; page++) {
+    task_start(ATTEND(pairs[0].first, false));
+    bool busy;
+    page_tokens tokens = some_tokens(&m, page);
+    CHECK(device_read_tokens(d, &tokens, &busy, &p) && busy == (page == 1), "page %d is busy: %d", page, busy);
+    CHECK(device_write_tokens(d, &tokens, &p) == (page == 2), "page %d is written", page);
+    settle(d, &h, 1);
+    CHECK(device_read_tokens(d, &tokens, &busy, &p) && !busy, "page %d is busy for ever", page);
   }
   device_close(d);
 }

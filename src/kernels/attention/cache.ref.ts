@@ -121,6 +121,30 @@ export class ReferenceCache implements LayerCache {
     return fork
   }
 
+  /** A key, then its value. */
+  get tokenBytes(): number {
+    return 2 * 4 * this.width
+  }
+
+  async save(first: number, length: number): Promise<Uint8Array> {
+    const { width } = this
+    const numbers = new Float32Array(2 * (length - first) * width)
+    for (let p = first; p < length; p++) {
+      const [from, to] = [this.offset(p), 2 * (p - first) * width]
+      numbers.set(this.keys.subarray(from, from + width), to)
+      numbers.set(this.values.subarray(from, from + width), to + width)
+    }
+    return new Uint8Array(numbers.buffer)
+  }
+
+  load(bytes: Uint8Array): void {
+    const { width } = this
+    const numbers = new Float32Array(bytes.slice().buffer) // aligned
+    const numTokens = numbers.length / width / 2
+    for (let n = 0; n < numTokens; n++) this.write(this.length + n, numbers, 2 * n * width, (2 * n + 1) * width)
+    this.commit(this.length + numTokens)
+  }
+
   dispose(): void {
     this.#resize(0)
   }

@@ -75,6 +75,48 @@ static void write_token(cache_type type, uint8_t *head, int head_dim, int slot, 
   }
 }
 
+/* The words of a token, `stride` apart in a page, to where bytes lie one after the other, or back; the end of these. */
+static uint8_t *move_words(uint16_t *words, int64_t stride, int count, uint8_t *bytes, bool into_page) {
+  for (int i = 0; i < count; i++, bytes += 2) {
+    if (into_page) memcpy(words + i * stride, bytes, 2);
+    else memcpy(bytes, words + i * stride, 2);
+  }
+  return bytes;
+}
+
+/* The codes of a token; values have zeros behind them, so that both halves take as many bytes. */
+static uint8_t *move_codes(uint8_t *codes, int head_dim, int slot, bool value, uint8_t *bytes, bool into_page) {
+  for (int i = 0; i < 4 * cache_fours(head_dim); i++, bytes++) {
+    uint8_t *code = codes + (value ? value_code(head_dim, slot, i) : key_code(slot, i));
+    if (value && i >= head_dim) *bytes = into_page ? *bytes : 0;
+    else if (into_page) *code = *bytes;
+    else *bytes = *code;
+  }
+  return bytes;
+}
+
+/*
+ * Tokens of a page from slot `begin` up to `end` to bytes, or back: token by token, head by head, key and value, each with
+ * its scales first. A token takes a PAGE_TOKENS-th of the page's bytes. No other slot is touched.
+ */
+static void move_tokens(cache_type type, int num_kv_heads, int head_dim, uint8_t *page, int begin, int end,
+                        uint8_t *bytes, bool into_page) {
+  const int64_t half_bytes = cache_half_bytes(type, head_dim);
+  for (int slot = begin; slot < end; slot++)
+    for (int n = 0; n < 2 * num_kv_heads; n++) {
+      uint8_t *half = page + n * half_bytes;
+      const bool value = n % 2 == 1;
+      uint16_t *words = (uint16_t *)half;
+      if (type == CACHE_BF16) {
+        words += value ? slot * head_dim : slot;
+        bytes = move_words(words, value ? 1 : PAGE_TOKENS, head_dim, bytes, into_page);
+      } else {
+        bytes = move_words(words + slot, PAGE_TOKENS, cache_groups(head_dim), bytes, into_page);
+        bytes = move_codes(cache_codes(half, head_dim), head_dim, slot, value, bytes, into_page);
+      }
+    }
+}
+
 /* Codes of VL fours as floats: the first of each four, the second, … */
 INLINE void vf_load_fours(const uint8_t *at, vf out[4]) {
   const vi fours = (vi)*(const vu_at *)at;
