@@ -56,13 +56,14 @@ async function fuzz({ model, device, config, maxChunk, mostAdded, numSteps, chec
     assert.equal(start, position - cost, 'the tokens that run again are those that were told')
     tokens.length = position
     const all = [...tokens, ...added]
-    let left = random() < 0.2 ? below(3 * config.numHiddenLayers) : Infinity
+    let left = below(3 * config.numHiddenLayers)
+    const shouldStop = random() < 0.2 ? () => left-- <= 0 : undefined
     let logits: Float32Array | undefined
     for (let at = start; at < all.length; ) {
       const end = Math.min(all.length, at + 1 + below(maxChunk))
       timeline.most = Math.max(timeline.most, end)
       const chunk = { cache, tokens: all.slice(at, end), start: at, logits: 'last' } as const
-      const pass = model.forward([chunk], () => left-- <= 0)
+      const pass = model.forward([chunk], shouldStop)
       if (random() < 0.3) {
         for (let turns = below(30); turns > 0; turns--) await undefined
         timelines.push(fork(timeline, below(tokens.length + 1))) // the pass may be through, its tokens are not
