@@ -22,7 +22,9 @@ typedef struct team {
 enum { TEAM_SCRATCH = 1 << 20 };
 
 /* The next share of 0 … count-1, in order, each given once among all threads since the last barrier; -1 when all are taken
- * or the pass has been stopped. A share should take 0.05 to 2 ms: a stop is noticed between two. */
+ * or the pass has been stopped. A share should take 0.05 to 2 ms: a stop is noticed between two, and so is an urgent pass,
+ * which all threads then run before this function returns, or a barrier does. It has other scratch and shared memory, but
+ * what AMX tiles hold is lost. */
 int64_t team_next(team *, int64_t count);
 /* All threads have arrived, what they wrote is seen, and team_next begins again. False: stopped; return at once. */
 bool team_barrier(team *);
@@ -118,7 +120,7 @@ typedef struct kernels {
   void (*quantize_q8)(const quantize_args *, team *);
   /* Reads memory as fast as this instruction set can: what decode is measured against. Returns a checksum of its share. */
   uint64_t (*read_memory)(const uint8_t *data, int64_t bytes, team *);
-  /* Per thread, before and after a pass (AMX tiles). */
+  /* Per thread, before and after a pass, but not around one that interrupts another (AMX tiles). */
   void (*enter)(void);
   void (*leave)(void);
   int64_t (*cache_page_bytes)(cache_type, int num_kv_heads, int head_dim);
