@@ -31,9 +31,9 @@ test('where the experts find no room the model runs, and says how fast', async (
   const short = await open(plan.total + inUse - 2 ** 20)
   assert.match(
     short.notice ?? '',
-    /^1 MiB of the 4\d MiB of weights that are used where they lie on the disk find no room in memory, .* Expect some \d+ tokens a second at most: reads gave \d\S* GB\/s just now\./,
+    /^1 MiB of the 4\d MiB of weights that are used where they lie on the disk find no room in memory, .* Expect some \d\S* tokens a second at most: reads gave \d\S* GB\/s just now\./,
   )
-  const speed = Number(/some (\d+) tokens/.exec(short.notice!)![1])
+  const speed = Number(/some (\S+) tokens/.exec(short.notice!)![1])
   const disk = 1e9 * Number(/gave (\S+) GB/.exec(short.notice!)![1])
   const expected = disk / (weights.expertShare * 2 ** 20)
   assert.ok(Math.abs(speed / expected - 1) < 0.1, `${speed} told, ${expected} expected`) // the disk's has two digits
