@@ -6,7 +6,7 @@ import type { DeviceOptions } from './device/options.ts'
 import { WorkerEngine } from './engine/worker-engine.ts'
 import { loadTokenizer } from './tokenizer/load.ts'
 
-export type { RespondOptions } from './agent/model.ts'
+export type { RespondOptions, RestoredSession, SessionFileOptions } from './agent/model.ts'
 export { Model } from './agent/model.ts'
 export type { ToolCall, TurnEvent } from './agent/turn.ts'
 export { CheckpointError, DeviceError, HarmonyError, RequestError } from './base/errors.ts'

@@ -1,5 +1,12 @@
-import { RequestError } from '../base/errors.ts'
-import type { Engine, EngineInfo, GenerateEvent, GenerateRequest, SamplingOptions } from '../engine/engine.ts'
+import { DeviceError, RequestError } from '../base/errors.ts'
+import type {
+  CopiedEvent,
+  Engine,
+  EngineInfo,
+  GenerateEvent,
+  GenerateRequest,
+  SamplingOptions,
+} from '../engine/engine.ts'
 import type { Message, ReasoningEffort } from '../harmony/message.ts'
 import { renderConversation, renderForCompletion } from '../harmony/render.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
@@ -18,6 +25,24 @@ export interface RespondOptions extends Instructions {
   signal?: AbortSignal
   /** On whose behalf: conversations of one owner share what has been computed of them, those of several nothing. */
   owner?: string
+}
+
+export interface SessionFileOptions {
+  /** On whose behalf, as in `RespondOptions`. */
+  owner?: string
+  /** Told in bytes of the file. */
+  onProgress?: (done: number, total: number) => void
+  signal?: AbortSignal
+}
+
+/** A conversation that was saved. */
+export interface RestoredSession {
+  /** Its messages, instructions included: `respond` goes on with them. */
+  messages: Message[]
+  /** Tokens of it. */
+  tokens: number
+  /** Why they have to run again, if they do: the file is damaged, or was saved with another model or another precision. */
+  refused?: string
 }
 
 /** A loaded model: text and messages in, typed events out. */
@@ -105,6 +130,36 @@ export class Model {
     yield* this.engine.generate({ ...request, tokens }, { signal })
   }
 
+  /**
+   * Writes a conversation into a file, with what the model has computed of it, so that a later process need not compute it
+   * again: some 25 KB a token for gpt-oss-20b. The options are those that `respond` was given. Anyone who can read the file
+   * can read the conversation: only this user may. Throws RequestError or DeviceError where it cannot be written; until it
+   * is whole the path is as it was.
+   */
+  async saveSession(
+    path: string,
+    input: string | readonly Message[],
+    options: Instructions & SessionFileOptions = {},
+  ): Promise<{ tokens: number; bytes: number }> {
+    const { owner = 'default', signal, onProgress } = options
+    const messages = this.#conversation(input, options)
+    const tokens = renderConversation(this.tokenizer, messages)
+    const request = { path, tokens, owner, note: JSON.stringify(messages) }
+    const end = await endOf(this.engine.saveSession?.(request, { signal }), onProgress)
+    return { tokens: end.tokens, bytes: end.bytes }
+  }
+
+  /**
+   * Reads what `saveSession` wrote: `respond` with the messages and a question then runs no more than the question. Throws
+   * RequestError where there is no such file or the conversation in it cannot be told. A file is believed: restore none that
+   * others could have written.
+   */
+  async restoreSession(path: string, options: SessionFileOptions = {}): Promise<RestoredSession> {
+    const { owner = 'default', signal, onProgress } = options
+    const { tokens, note, refused } = await endOf(this.engine.restoreSession?.({ path, owner }, { signal }), onProgress)
+    return { messages: messagesOf(path, note), tokens: tokens.length, ...(refused && { refused }) }
+  }
+
   /** Frees weights, caches and the worker. Calls that still run reject with DeviceError. */
   close(): Promise<void> {
     return this.engine.close()
@@ -132,4 +187,29 @@ export class Model {
       { param: 'model' },
     )
   }
+}
+
+/** How saving or restoring ends. */
+async function endOf<Event extends { type: string }>(
+  events: AsyncIterable<Event | CopiedEvent> | undefined,
+  onProgress?: (done: number, total: number) => void,
+): Promise<Extract<Event, { type: 'end' }>> {
+  if (!events) throw new RequestError('this engine has no files: sessions cannot be saved with it')
+  for await (const event of events) {
+    if (event.type === 'copied') onProgress?.((event as CopiedEvent).done, (event as CopiedEvent).total)
+    if (event.type === 'end') return event as Extract<Event, { type: 'end' }>
+  }
+  throw new DeviceError('the engine stopped without a word: load the model again')
+}
+
+function messagesOf(path: string, note = ''): Message[] {
+  try {
+    const messages = JSON.parse(note)
+    if (Array.isArray(messages)) return messages
+  } catch {
+    // no JSON
+  }
+  throw new RequestError(`${path} holds tokens and no conversation: restore it with the engine's restoreSession`, {
+    param: 'path',
+  })
 }

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict'
-import { describe, it } from 'node:test'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, describe, it } from 'node:test'
 import { answering, FakeShell, harmony } from './testing.ts'
 
 const up = '\x1b[A'
@@ -47,6 +50,51 @@ describe('tutti chat with a prompt', () => {
   })
 })
 
+describe('tutti chat --session', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'tutti-chat-'))
+  after(() => rmSync(folder, { recursive: true, force: true }))
+  const path = join(folder, 'a.session')
+  const begin = async (...args: string[]) => {
+    rmSync(path, { force: true })
+    const shell = new FakeShell([answering('Hello.')], { info: { model: 'gpt-oss-20b' } })
+    return shell.run('chat', `--session=${path}`, ...args, 'I am Mia.')
+  }
+  const goOn = async (...args: string[]) => {
+    const shell = new FakeShell([answering('Mia.')], { info: { model: 'gpt-oss-20b' } })
+    return { shell, ...(await shell.run('chat', `--session=${path}`, ...args, 'Who am I?')) }
+  }
+
+  it('goes on where the last chat ended, with its instructions', async () => {
+    const { code, stdout, stderr } = await begin('--developer=Be kind.', '--reasoning=high')
+    assert.deepEqual([code, stdout], [0, 'Hello.\n'])
+    assert.match(stderr, /^\d+ tokens are kept in .*a\.session\n$/)
+    const next = await goOn()
+    assert.match(next.stderr, /^the conversation in .*a\.session goes on: \d+ tokens\n\d+ tokens are kept/)
+    assert.match(
+      next.shell.prompt(),
+      /Reasoning: high.*Be kind\..*I am Mia\..*Hello\..*Who am I\?<\|end\|><\|start\|>assistant$/s,
+    )
+    assert.equal(next.shell.prompt().split('Be kind.').length, 2)
+  })
+
+  it('instructions that are given anew take the place of those that were saved', async () => {
+    await begin('--developer=Be kind.', '--reasoning=high')
+    const prompt = (await goOn('--developer=Be brief.', '--reasoning=low')).shell.prompt()
+    assert.match(prompt, /Reasoning: low.*Be brief\..*I am Mia\./s)
+    assert.doesNotMatch(prompt, /Be kind|Reasoning: high/)
+  })
+
+  it('says why tokens have to run again, and what is no session ends it and stays as it is', async () => {
+    await begin()
+    writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), refused: 'another model' }))
+    assert.match((await goOn()).stderr, /^another model\n/)
+    writeFileSync(path, JSON.stringify({ tokens: [1], note: '{}' }))
+    const { code, stderr } = await goOn()
+    assert.deepEqual([code, stderr.includes('holds tokens and no conversation')], [1, true])
+    assert.equal(readFileSync(path, 'utf8'), '{"tokens":[1],"note":"{}"}')
+  })
+})
+
 describe('tutti chat at the end of a pipe', () => {
   it('takes each line as a turn of one conversation and prints answers alone', async () => {
     const shell = new FakeShell([answering('Hello.'), answering('Mia.')], { input: 'I am Mia.\n\nWho am I?' })
@@ -54,7 +102,7 @@ describe('tutti chat at the end of a pipe', () => {
     assert.deepEqual({ code, stdout, stderr }, { code: 0, stdout: 'Hello.\nMia.\n', stderr: '' })
     assert.match(
       shell.prompt(),
-      /<\|start\|>user<\|message\|>I am Mia\.<\|end\|><\|start\|>assistant<\|channel\|>final<\|message\|>Hello\.<\|end\|><\|start\|>user<\|message\|>Who am I\?<\|end\|><\|start\|>assistant$/,
+      /<\|start\|>user<\|message\|>I am Mia\.<\|end\|><\|start\|>assistant<\|channel\|>final<\|message\|>Hello\.<\|end\|><\|start\|>user<\|message\|>Who am I\?<\|end\|><\|start\|>assistant$/s,
     )
   })
 

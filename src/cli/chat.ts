@@ -1,4 +1,5 @@
-import type { Model } from '../agent/model.ts'
+import { existsSync } from 'node:fs'
+import type { Model, SessionFileOptions } from '../agent/model.ts'
 import { RequestError } from '../base/errors.ts'
 import type { ReasoningEffort } from '../harmony/message.ts'
 import { showMemory } from '../model/memory.ts'
@@ -7,8 +8,9 @@ import { defineCommand, exitCodes, type Shell } from './command.ts'
 import { Dialogue } from './dialogue.ts'
 import { LineReader } from './line-reader.ts'
 import { loadModel, loadOptions } from './load-model.ts'
-import { interruptible, type ModelValues, respondOptions } from './model-options.ts'
-import { dim, readLines } from './terminal.ts'
+import { interruptible, type ModelValues, respondOptions, showProgress } from './model-options.ts'
+import { text } from './options.ts'
+import { dim, readLines, StatusLine } from './terminal.ts'
 
 export const chat = defineCommand({
   name: 'chat',
@@ -20,22 +22,32 @@ export const chat = defineCommand({
     'At the prompt the arrow keys bring back what you typed, Ctrl-C stops an answer, Ctrl-D leaves, and lines pasted ' +
       'at once are one message. /help lists the commands. When a conversation outgrows the context, its oldest turns ' +
       'leave whole, and the chat says so.',
+    'With --session a long conversation is computed once: the file holds it, and what the model made of it (25 KB a ' +
+      'token of gpt-oss-20b), and is written when the chat ends. Only you can read it.',
   ],
-  options: loadOptions,
+  options: {
+    ...loadOptions,
+    session: text('FILE', 'go on with the conversation in FILE without computing it again, and keep it there'),
+  },
   examples: [
     ['tutti chat', 'talks with nano, the embedded demonstration model'],
     ['tutti chat "What is MXFP4?"', 'answers and ends'],
     ['tutti chat --model=gpt-oss-20b', 'talks with gpt-oss-20b; offers to download it where it is not there'],
     ['tutti chat --model=models/gpt-oss-20b --reasoning=high --show-reasoning', 'thinks long, where you can see it'],
     ['tutti chat --developer="Always answer in uppercase."', 'sets a rule that outranks yours'],
+    ['tutti chat --session=report.session', 'goes on where the last chat with this file ended'],
     ['tutti chat --raw', 'shows the Harmony that the model writes'],
   ],
   async run({ values, positionals }, shell) {
     await using model = await loadModel(values, shell)
     if (!model) return exitCodes.interrupted
     const talk = new Talk(model, values, shell)
-    if (positionals.length > 0) return await talk.answerOnce(positionals.join(' '))
-    return shell.stdin.isTTY ? await talk.converse() : await talk.answerLines()
+    if (!(await talk.resume())) return exitCodes.interrupted
+    const code =
+      positionals.length > 0
+        ? await talk.answerOnce(positionals.join(' '))
+        : await (shell.stdin.isTTY ? talk.converse() : talk.answerLines())
+    return (await talk.save()) ? code : exitCodes.interrupted
   },
 })
 
@@ -45,10 +57,13 @@ class Talk {
   readonly #shell: Shell
   readonly #printer: AnswerPrinter
   readonly #dialogue: Dialogue
+  /** Where the conversation is kept. */
+  readonly #path: string | undefined
 
-  constructor(model: Model, values: ModelValues, shell: Shell) {
+  constructor(model: Model, values: ModelValues & { session?: string }, shell: Shell) {
     this.#model = model
     this.#shell = shell
+    this.#path = values.session
     const { 'show-reasoning': showReasoning, raw, 'max-tokens': maxTokens } = values
     this.#printer = new AnswerPrinter(shell, model, { showReasoning, raw, maxTokens })
     this.#dialogue = new Dialogue(model, respondOptions(values), turns =>
@@ -57,6 +72,41 @@ class Talk {
           `${turns === 1 ? 'turn' : `${turns} turns`} left the conversation`,
       ),
     )
+  }
+
+  /** Goes on with the conversation of the file, if there is one. False if Ctrl-C stopped it. */
+  async resume(): Promise<boolean> {
+    const path = this.#path
+    if (path === undefined || !existsSync(path)) return true
+    return this.#copy('reading', async options => {
+      const { messages, tokens, refused } = await this.#model.restoreSession(path, options)
+      this.#dialogue.resume(messages)
+      this.#say(refused ?? `the conversation in ${path} goes on: ${count(tokens)} tokens`)
+    })
+  }
+
+  /** Keeps what was said in the file. False if Ctrl-C stopped it. */
+  async save(): Promise<boolean> {
+    const path = this.#path
+    const { messages, options } = this.#dialogue
+    if (path === undefined || messages.length === 0) return true
+    return this.#copy('writing', async copying => {
+      const { tokens } = await this.#model.saveSession(path, messages, { ...options, ...copying })
+      this.#say(`${count(tokens)} tokens are kept in ${path}`)
+    })
+  }
+
+  async #copy(what: string, work: (options: SessionFileOptions) => Promise<void>): Promise<boolean> {
+    const status = new StatusLine(this.#shell.stderr)
+    const onProgress = (done: number, total: number) => {
+      status.show(`${what} ${this.#path}: ${showProgress(done, total)}`)
+      if (done === total) status.clear()
+    }
+    try {
+      return await interruptible(this.#shell, signal => work({ signal, onProgress }))
+    } finally {
+      status.clear()
+    }
   }
 
   async answerOnce(prompt: string): Promise<number> {
@@ -150,7 +200,7 @@ class Talk {
 
   #setReasoning(effort: string | undefined): undefined {
     const known = (['low', 'medium', 'high'] as const).find(word => word === effort)
-    if (known) this.#dialogue.options = { ...this.#dialogue.options, reasoning: known }
+    if (known) this.#dialogue.reasoning = known
     this.#say(known ? `reasoning ${known}` : `reasoning is ${this.#reasoning}; say /reasoning low, medium or high`)
   }
 

@@ -1,6 +1,6 @@
 import type { Model, RespondOptions } from '../agent/model.ts'
 import type { TurnEvent } from '../agent/turn.ts'
-import type { Message } from '../harmony/message.ts'
+import type { Message, ReasoningEffort } from '../harmony/message.ts'
 
 const maxUnknownCalls = 3 // a turn: a model that keeps calling what does not exist is stopped
 
@@ -24,6 +24,18 @@ export class Dialogue {
 
   reset(): void {
     this.#messages = []
+  }
+
+  /** Goes on with a conversation that has its own instructions; those that the options give take their place. */
+  resume(messages: readonly Message[]): void {
+    const { reasoning, developer } = this.options
+    const replaced = [...(reasoning === undefined ? [] : ['system']), ...(developer === undefined ? [] : ['developer'])]
+    this.#messages = messages.filter(({ role }) => !replaced.includes(role))
+  }
+
+  set reasoning(effort: ReasoningEffort) {
+    this.options = { ...this.options, reasoning: effort }
+    this.resume(this.#messages)
   }
 
   /**

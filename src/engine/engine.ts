@@ -74,6 +74,8 @@ export interface GenerateRequest {
 export interface SaveRequest extends Pick<GenerateRequest, 'tokens' | 'marks' | 'owner' | 'priority' | 'deadlineMs'> {
   /** Where the file will lie, in the engine's file system. It holds what its owner said and heard. */
   path: string
+  /** Whatever is to come back with the tokens, such as the conversation that they are. */
+  note?: string
 }
 
 export interface RestoreRequest {
@@ -96,7 +98,7 @@ export type RestoreEvent =
    * The tokens that were saved. Where `refused` says why keys and values could not be used, they are as good as any others:
    * who sends them has them run.
    */
-  | { type: 'end'; tokens: readonly number[]; refused?: string }
+  | { type: 'end'; tokens: readonly number[]; note?: string; refused?: string }
 
 export type GenerateEvent =
   /** It waits, behind so many others and probably for so long; told again when one of them has begun. */

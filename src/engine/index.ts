@@ -22,8 +22,12 @@ export type {
   GenerateEvent,
   GenerateRequest,
   MaskSpec,
+  RestoreEvent,
+  RestoreRequest,
   SampledToken,
   SamplingOptions,
+  SaveEvent,
+  SaveRequest,
   Usage,
 } from './engine.ts'
 export { LocalEngine, type LocalEngineOptions } from './local-engine.ts'

@@ -28,7 +28,7 @@ const skip = typeof native === 'string' ? `no native kernels: ${native}` : false
 
 async function save(session: Session, path: string): Promise<void> {
   const file = await createSealed(path)
-  await saveSession(session, binding, file)
+  await saveSession(session, { binding, note: '' }, file)
   await file.finish()
 }
 
@@ -188,7 +188,7 @@ test('saving runs only what is missing, reports what it does, and leaves running
   assert.deepEqual([...kinds], ['prefill', 'copied', 'end'])
   assert.deepEqual(events[0], { type: 'prefill', cached: 40, done: 0, total: 20 })
   const copied = events.filter(event => event.type === 'copied')
-  assert.ok(copied.every(({ done }, i) => done > (copied[i - 1]?.done ?? 0)))
+  assert.ok(copied.every(({ done }, i) => done >= (copied[i - 1]?.done ?? 0)))
   assert.deepEqual(copied.at(-1), { type: 'copied', done: statSync(path).size, total: statSync(path).size })
   const alone = await openEngine()
   assert.deepEqual((await other).tokens, (await answer(alone.engine, { tokens: randomTokens(150, 2) })).tokens)
@@ -234,6 +234,11 @@ test('errors name the path, and an engine without files says so', async () => {
     ],
     [engine.saveSession({ path: folder, tokens, owner: 'ann' }), { name: 'RequestError', message: /is a folder/ }],
     [engine.saveSession({ path: missing, tokens: [99], owner: 'ann' }), { name: 'RequestError', param: 'tokens' }],
+    [
+      engine.saveSession({ path: missing, tokens, note: 1 as unknown as string }),
+      { name: 'RequestError', param: 'note' },
+    ],
+    [engine.restoreSession({ path: 5 as unknown as string, owner: 'ann' }), { name: 'RequestError', param: 'path' }],
     [engine.restoreSession({ path: missing, owner: 'ann' }), { name: 'RequestError', param: 'path' }],
     [engine.restoreSession({ path: folder, owner: 'ann' }), { name: 'RequestError', message: /is no file/ }],
   ]
@@ -321,7 +326,7 @@ test('of 1,000 corrupted files none is accepted, nothing of them stays, and memo
   const path = join(folder, 'whole.session')
   const { device, engine } = await openEngine()
   const tokens = randomTokens(90)
-  await collect(engine.saveSession({ path, tokens, owner: 'ann', marks: [30] }))
+  await collect(engine.saveSession({ path, tokens, owner: 'ann', marks: [30], note: 'Übung' }))
   await engine.close()
   const whole = readFileSync(path)
   const parts = sections(whole)
@@ -374,6 +379,7 @@ test('of 1,000 corrupted files none is accepted, nothing of them stays, and memo
       forged({
         marks: [[[0, 0]], [[91, 91]], [[3, 9]], [[9, 3]], 5, [5], [[1, 1, 1]], Array(9).fill([5, 5])][below(8)],
       }),
+    note: () => forged({ note: [5, 7, 1e6, 2 ** 40, -1, 'x'][below(6)] }),
     otherModel: () => forged({ model: 'gpt-oss-120b' }),
     otherWeights: () => forged({ weights: 'abd' }),
     otherCache: () => forged({ cache: 'other' }),
@@ -410,7 +416,11 @@ test('of 1,000 corrupted files none is accepted, nothing of them stays, and memo
   assert.equal(usage.cachedTokens, 0)
   assert.ok(most < 2 ** 28, `${most} bytes`)
   t.diagnostic(`${Object.keys(outcomes).length} kinds; ${Math.round(most / 2 ** 20)} MiB at most`)
-  assert.deepEqual(await lastOf(restored.engine.restoreSession({ path, owner: 'ann' })), { type: 'end', tokens })
+  assert.deepEqual(await lastOf(restored.engine.restoreSession({ path, owner: 'ann' })), {
+    type: 'end',
+    tokens,
+    note: 'Übung',
+  })
   await restored.engine.close()
   assert.equal(device.heldCacheBytes, 0)
 })

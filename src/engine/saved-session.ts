@@ -6,7 +6,7 @@ import type { Session } from './session.ts'
 
 /**
  * A session as bytes: a line with the version, the length of the header (uint32), the header in JSON; the tokens (int32);
- * and what each layer holds (KvCache.save). Each of these is a section with its seal behind it. Numbers are little-endian.
+ * the note; and what each layer holds (KvCache.save). Each is a section with its seal behind it. Numbers are little-endian.
  */
 const lineStart = 'tutti session '
 const line = `${lineStart}1\n`
@@ -26,6 +26,8 @@ export interface SessionBinding {
 export interface SavedSession {
   readonly binding: SessionBinding
   readonly tokens: readonly number[]
+  /** Of whoever saved it; empty if there is none. */
+  readonly note: string
   readonly outline: CacheOutline
 }
 
@@ -45,24 +47,31 @@ export type OnCopied = (done: number, total: number) => void
 /** Writes a session that rests and that nobody runs meanwhile. */
 export async function saveSession(
   session: Session,
-  binding: SessionBinding,
+  { binding, note }: Pick<SavedSession, 'binding' | 'note'>,
   to: SealedWriter,
   onCopied?: OnCopied,
 ): Promise<void> {
   const { tokens, outline } = session
   const marks = outline.marks.map(({ from, position }) => [from, position])
-  const header = new TextEncoder().encode(JSON.stringify({ ...binding, tokens: tokens.length, marks }))
-  const length = new DataView(new ArrayBuffer(4))
-  length.setUint32(0, header.length, true)
-  const first = [new TextEncoder().encode(line), new Uint8Array(length.buffer), header]
-  const second = new Uint8Array(Int32Array.from(tokens).buffer)
-  const total = [...first, second].reduce((sum, { length }) => sum + length, 2 * sealBytes + bytesOf(session, outline))
+  const noteBytes = new TextEncoder().encode(note)
+  const header = { ...binding, tokens: tokens.length, note: noteBytes.length, marks }
+  const sections = [headerSection(header), new Uint8Array(Int32Array.from(tokens).buffer), noteBytes]
+  const total = sections.reduce((sum, { length }) => sum + length + sealBytes, bytesOf(session, outline))
   const counting = counted(to, done => onCopied?.(done, total))
-  for (const bytes of first) await counting.write(bytes)
-  await counting.seal()
-  await counting.write(second)
-  await counting.seal()
+  for (const bytes of sections) {
+    await counting.write(bytes)
+    await counting.seal()
+  }
   await session.save(counting)
+}
+
+function headerSection(header: object): Uint8Array {
+  const text = new TextEncoder().encode(JSON.stringify(header))
+  const bytes = new Uint8Array(line.length + 4 + text.length)
+  bytes.set(new TextEncoder().encode(line))
+  new DataView(bytes.buffer).setUint32(line.length, text.length, true)
+  bytes.set(text, line.length + 4)
+  return bytes
 }
 
 function counted(to: SealedWriter, onWritten: (done: number) => void): SealedWriter {
@@ -93,9 +102,9 @@ export async function readSaved(
   from: SealedReader,
   { vocabSize, contextLength }: Pick<EngineInfo, 'vocabSize' | 'contextLength'>,
 ): Promise<SavedSession> {
-  const { binding, outline } = await readHeader(from)
+  const { binding, outline, noteBytes } = await readHeader(from)
   const { length } = outline
-  if (4 * length > from.bytesLeft) damaged(from)
+  if (4 * length + noteBytes > from.bytesLeft) damaged(from)
   if (length > contextLength) {
     refuse(from, `holds ${length} tokens, and the context ${contextLength}: load the model with a longer one`)
   }
@@ -106,10 +115,15 @@ export async function readSaved(
   if (wrong !== undefined) {
     refuse(from, `holds token ${wrong}, and this model's run from 0 to ${vocabSize - 1}: load ${binding.model}`)
   }
-  return { binding, tokens, outline }
+  const note = new TextDecoder().decode(await from.read(noteBytes))
+  await from.checkSeal()
+  return { binding, tokens, note, outline }
 }
 
-async function readHeader(from: SealedReader): Promise<Omit<SavedSession, 'tokens'>> {
+/** What the header tells. */
+type Header = Pick<SavedSession, 'binding' | 'outline'> & { noteBytes: number }
+
+async function readHeader(from: SealedReader): Promise<Header> {
   if (from.bytesLeft < line.length + 4) refuse(from, `has ${from.bytesLeft} bytes: it is no session that tutti saved`)
   const found = String.fromCharCode(...(await from.read(line.length)))
   if (!found.startsWith(lineStart)) refuse(from, 'is no session that tutti saved: give the path of one')
@@ -124,20 +138,21 @@ async function readHeader(from: SealedReader): Promise<Omit<SavedSession, 'token
 }
 
 /** Undefined for what was never written here. */
-function parseHeader(text: string): Omit<SavedSession, 'tokens'> | undefined {
+function parseHeader(text: string): Header | undefined {
   let header: Record<string, unknown> | null
   try {
     header = JSON.parse(text)
   } catch {
     return undefined
   }
-  const { model, weights, cache, tokens, marks } = header ?? {}
+  const { model, weights, cache, tokens, note, marks } = header ?? {}
   const areTexts = [model, weights, cache].every(value => typeof value === 'string')
-  if (!areTexts || !isCount(tokens) || !Array.isArray(marks)) return undefined
+  if (!areTexts || !isCount(tokens) || !isCount(note) || !Array.isArray(marks)) return undefined
   const isMark = (mark: unknown) => Array.isArray(mark) && mark.length === 2 && mark.every(isCount)
   if (!marks.every(isMark)) return undefined
   const outline = { length: tokens, marks: marks.map(([from, position]) => ({ from, position })) }
-  return isOutline(outline) ? { binding: { model, weights, cache } as SessionBinding, outline } : undefined
+  const binding = { model, weights, cache } as SessionBinding
+  return isOutline(outline) ? { binding, outline, noteBytes: note } : undefined
 }
 
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0

@@ -26,6 +26,11 @@ export interface KeeperOptions {
   contextLength: number
 }
 
+interface ToWrite {
+  path: string
+  note: string
+}
+
 /** Takes sessions from a scheduler to files, and back. */
 export class SessionKeeper {
   readonly #scheduler: Scheduler
@@ -38,13 +43,17 @@ export class SessionKeeper {
 
   /** Runs what is missing of a prompt and writes all that is held of it. */
   async save(request: SaveRequest, emit: (event: SaveEvent) => void, signal: AbortSignal): Promise<void> {
-    const { path, ...prompt } = request
+    const { path, note = '', ...prompt } = request
     checkRequest(prompt, this.#options)
+    checkText('path', path)
+    checkText('note', note)
+    const file = { path, note }
     let writing: Promise<void> | undefined
     const job = this.#scheduler.submit({ ...prompt, maxTokens: 0 }, event => {
       if (event.type === 'queued' || event.type === 'prefill') emit(event)
       // Now, while it is still the job's: a fork stays as it is whatever becomes of that.
-      else if (event.type === 'end') writing = this.#write(job.session!.fork(prompt.tokens.length), path, emit, signal)
+      else if (event.type === 'end' && event.reason !== 'dropped')
+        writing = this.#write(job.session!.fork(prompt.tokens.length), file, emit, signal)
     })
     const cancel = () => this.#scheduler.cancel(job)
     signal.addEventListener('abort', cancel)
@@ -52,12 +61,13 @@ export class SessionKeeper {
       await job.done
       await writing
       signal.throwIfAborted()
+      if (!writing) throw new RequestError('saving made way for other requests: save again', { status: 503 })
     } finally {
       signal.removeEventListener('abort', cancel)
     }
   }
 
-  async #write(session: Session, path: string, emit: (event: SaveEvent) => void, signal: AbortSignal): Promise<void> {
+  async #write(session: Session, file: ToWrite, emit: (event: SaveEvent) => void, signal: AbortSignal): Promise<void> {
     let bytes = 0
     const onCopied = (done: number, total: number) => {
       signal.throwIfAborted()
@@ -65,18 +75,18 @@ export class SessionKeeper {
       bytes = done
     }
     try {
-      await this.#scheduler.hold(session, 0, () => this.#writeFile(session, path, onCopied))
+      await this.#scheduler.hold(session, 0, () => this.#writeFile(session, file, onCopied))
       emit({ type: 'end', tokens: session.tokens.length, bytes })
     } finally {
       session[Symbol.dispose]()
     }
   }
 
-  async #writeFile(session: Session, path: string, onCopied: OnCopied): Promise<void> {
+  async #writeFile(session: Session, { path, note }: ToWrite, onCopied: OnCopied): Promise<void> {
     const binding = await this.#binding()
     const file = await this.#options.files.create(path)
     try {
-      await saveSession(session, binding, file, onCopied)
+      await saveSession(session, { binding, note }, file, onCopied)
       await file.finish()
     } catch (error) {
       await file.abandon()
@@ -92,10 +102,11 @@ export class SessionKeeper {
   /** Keeps what a file holds for later prompts of an owner. */
   async restore(request: RestoreRequest, emit: (event: RestoreEvent) => void, signal: AbortSignal): Promise<void> {
     const { path, owner } = request
+    checkText('path', path)
     const file = await this.#options.files.open(path)
     try {
       const saved = await readSaved(file, this.#options)
-      const { tokens } = saved
+      const { tokens, note } = saved
       checkRequest({ tokens, owner }, this.#options)
       const onCopied = (done: number, total: number) => {
         signal.throwIfAborted()
@@ -103,7 +114,12 @@ export class SessionKeeper {
       }
       const why =
         whyForeign(file, saved.binding, await this.#binding()) ?? (await this.#load(saved, owner, file, onCopied))
-      emit({ type: 'end', tokens, ...(why && { refused: `${why}: its ${tokens.length} tokens have to run again` }) })
+      emit({
+        type: 'end',
+        tokens,
+        ...(note && { note }),
+        ...(why && { refused: `${why}: its ${tokens.length} tokens have to run again` }),
+      })
     } finally {
       await file.close()
     }
@@ -122,4 +138,8 @@ export class SessionKeeper {
       throw error
     }
   }
+}
+
+function checkText(param: string, value: unknown): void {
+  if (typeof value !== 'string') throw new RequestError(`${param} is ${typeof value}; it must be a string`, { param })
 }
