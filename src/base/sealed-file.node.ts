@@ -101,7 +101,7 @@ class SealedFile implements SealedReader {
   }
 
   #damaged(what: string): never {
-    throw new RequestError(`${this.name} is damaged (${what}): save it again`, { param: 'path' })
+    throw new RequestError(`${this.name} is damaged (${what}): delete it, and save again`, { param: 'path' })
   }
 
   close(): Promise<void> {

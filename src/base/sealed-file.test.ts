@@ -33,7 +33,7 @@ test('what was written is read again, by pieces of any size', async () => {
   assert.equal(file.bytesLeft, 0)
   await assert.rejects(file.read(1), {
     name: 'RequestError',
-    message: `${path} is damaged (it ends at byte 100): save it again`,
+    message: `${path} is damaged (it ends at byte 100): delete it, and save again`,
   })
   await file.close()
 })

@@ -92,6 +92,9 @@ describe('tutti chat --session', () => {
     const { code, stderr } = await goOn()
     assert.deepEqual([code, stderr.includes('holds tokens and no conversation')], [1, true])
     assert.equal(readFileSync(path, 'utf8'), '{"tokens":[1],"note":"{}"}')
+    const lost = new FakeShell([answering('Hello.')])
+    assert.match((await lost.run('chat', `--session=${path}/b`, 'Hi')).stderr, /cannot be written: there is no folder/)
+    assert.equal(lost.engine.requests.length, 0)
   })
 })
 

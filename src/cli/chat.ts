@@ -1,4 +1,5 @@
-import { existsSync } from 'node:fs'
+import { accessSync, constants, existsSync } from 'node:fs'
+import { dirname } from 'node:path'
 import type { Model, SessionFileOptions } from '../agent/model.ts'
 import { RequestError } from '../base/errors.ts'
 import type { ReasoningEffort } from '../harmony/message.ts'
@@ -77,7 +78,11 @@ class Talk {
   /** Goes on with the conversation of the file, if there is one. False if Ctrl-C stopped it. */
   async resume(): Promise<boolean> {
     const path = this.#path
-    if (path === undefined || !existsSync(path)) return true
+    if (path === undefined) return true
+    if (!existsSync(path)) {
+      checkFolder(path)
+      return true
+    }
     return this.#copy('reading', async options => {
       const { messages, tokens, refused } = await this.#model.restoreSession(path, options)
       this.#dialogue.resume(messages)
@@ -211,6 +216,16 @@ class Talk {
   #say(text: string | undefined): undefined {
     const { stderr } = this.#shell
     if (text !== undefined) stderr.write(`${dim(text, stderr)}\n`)
+  }
+}
+
+/** Throws RequestError where no file can be made, before there is something to lose. */
+function checkFolder(path: string): void {
+  const folder = dirname(path)
+  try {
+    accessSync(folder, constants.W_OK)
+  } catch {
+    throw new RequestError(`${path} cannot be written: there is no folder ${folder} that this user may write to`)
   }
 }
 

@@ -124,7 +124,8 @@ export async function readSaved(
 type Header = Pick<SavedSession, 'binding' | 'outline'> & { noteBytes: number }
 
 async function readHeader(from: SealedReader): Promise<Header> {
-  if (from.bytesLeft < line.length + 4) refuse(from, `has ${from.bytesLeft} bytes: it is no session that tutti saved`)
+  if (from.bytesLeft < line.length + 4)
+    refuse(from, `has ${from.bytesLeft} bytes: it is no session that tutti saved; give the path of one`)
   const found = String.fromCharCode(...(await from.read(line.length)))
   if (!found.startsWith(lineStart)) refuse(from, 'is no session that tutti saved: give the path of one')
   if (found !== line) {
@@ -194,7 +195,7 @@ export async function loadSession(
 
 /** The bytes are not those that were written. */
 function damaged(from: SealedReader): never {
-  refuse(from, 'is damaged, or was not written to its end: save the session again')
+  refuse(from, 'is damaged, or was not written to its end: delete it, and save again')
 }
 
 function refuse({ name }: SealedReader, what: string): never {
