@@ -1,4 +1,4 @@
-import { accessSync, constants, existsSync } from 'node:fs'
+import { accessSync, constants, existsSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Model, SessionFileOptions } from '../agent/model.ts'
 import { RequestError } from '../base/errors.ts'
@@ -224,9 +224,11 @@ function checkFolder(path: string): void {
   const folder = dirname(path)
   try {
     accessSync(folder, constants.W_OK)
+    if (statSync(folder).isDirectory()) return
   } catch {
-    throw new RequestError(`${path} cannot be written: there is no folder ${folder} that this user may write to`)
+    // there is none, or not for this user
   }
+  throw new RequestError(`${path} cannot be written: there is no folder ${folder} that this user may write to`)
 }
 
 const chatHelp = [
