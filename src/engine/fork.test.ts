@@ -163,7 +163,8 @@ const skip = typeof native === 'string' ? `no native kernels: ${native}` : false
 /** As in cpu-session.test.ts: windows of two pages and a bit, and what another order of sums changes. */
 const config = { ...smallConfig, headDim: 32, slidingWindow: 130, maxPositionEmbeddings: 8192 }
 for (const [options, bound] of [
-  [{ precision: 'exact', threads: 2 }, 1e-7],
+  // Where a pass stops depends on time, and now and then a key or value is then rounded to bf16 the other way: 1.01e-7 seen.
+  [{ precision: 'exact', threads: 2 }, 2e-7],
   [{ precision: 'exact', threads: 2, cache: 'q8' }, 1e-4],
 ] as const) {
   test(`the same on the cpu device (${JSON.stringify(options)})`, { skip }, async t => {
