@@ -98,8 +98,8 @@ export class Job {
   /** Runs in this session from now on. */
   begin(session: Session, fork?: number): void {
     const { marks = [] } = this.request
-    session.begin(this.tokens, fork === undefined ? marks : [...marks, fork])
     this.session = session
+    session.begin(this.tokens, fork === undefined ? marks : [...marks, fork])
     this.isAnswering = false
     if (!this.#hasBegun) this.#usage.cachedTokens = session.progress.reused
     this.#tellProgress()

@@ -28,6 +28,8 @@ export interface LocalEngineOptions extends Omit<EngineInfo, 'vocabSize'> {
   maxIdle?: number
   /** What keys and values of all requests and timelines may take. */
   cacheBytes?: number
+  /** Tokens of its answer for which there has to be room before a request begins. Default 256. */
+  claimedAnswer?: number
   clock?: Clock
   /** Where sessions are saved, and `Device.cacheFormat`; they are not by default. */
   saving?: { files: SessionFiles; cacheFormat: string }
@@ -49,6 +51,7 @@ export class LocalEngine implements Engine {
       maxWaiting = 64,
       maxIdle = 64,
       cacheBytes = Infinity,
+      claimedAnswer = 256,
       clock,
       saving,
       ...info
@@ -62,6 +65,7 @@ export class LocalEngine implements Engine {
       maxWaiting,
       maxIdle,
       cacheBytes,
+      claimedAnswer,
       clock: clock ?? systemClock(),
     })
     this.#keeper = saving && new SessionKeeper(this.#scheduler, { ...this.info, ...saving })

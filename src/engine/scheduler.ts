@@ -22,6 +22,8 @@ export interface SchedulerOptions {
   maxIdle: number
   /** What all caches may take. At least what one request of the whole context takes. */
   cacheBytes: number
+  /** Tokens of its answer for which there has to be room before a request begins; later others make room, or it does. */
+  claimedAnswer: number
   clock: Clock
 }
 
@@ -38,8 +40,6 @@ export interface Counts {
 
 /** Of the time beside a prefill, streams get 1 part and the prefill this many: a gap grows 2.5 times, 60 % stay to it. */
 const prefillShare = 1.5
-/** What a request is taken to generate at least when it is asked whether there is room for it. */
-const claimedAnswer = 256 // tokens
 /** So many shared tokens are worth waiting for somebody who is running them. */
 const worthWaiting = 64 // tokens
 /** Chunks of work that nobody waits for are this much shorter: who comes meanwhile waits for the end of one. */
@@ -236,7 +236,7 @@ export class Scheduler {
       began = false
       for (const job of this.#inTurn()) {
         if (this.#waitsForPrefix(job)) continue
-        if (!this.#tryBegin(job)) return // whoever comes later waits behind it
+        if (!this.#beginOrFail(job)) return // whoever comes later waits behind it
         began = true
         break
       }
@@ -257,12 +257,23 @@ export class Scheduler {
     return false
   }
 
+  /** What goes wrong before anything has run concerns one request alone. */
+  #beginOrFail(job: Job): boolean {
+    try {
+      return this.#tryBegin(job)
+    } catch (error) {
+      this.#failAll([job], error)
+      this.#remove(job)
+      return true
+    }
+  }
+
   #tryBegin(job: Job): boolean {
     while (this.#running.size >= this.#options.maxSessions) if (!this.#parkBelow(job.rank)) return false
     const { owner, tokens } = job
     const found = owner === undefined ? undefined : this.#idle.take(owner, tokens, this.#sessionsOf(owner))
     const session = found?.session ?? this.newSession()
-    const needed = () => this.#claims() + session.growth(job.lengthAfter(claimedAnswer))
+    const needed = () => this.#claims() + session.growth(job.lengthAfter(this.#options.claimedAnswer))
     while (this.#running.size + this.#held.size > 0 && !this.#makeRoom(needed())) {
       if (this.#parkBelow(job.rank)) continue
       if (found?.isTaken) this.#putBack(owner, session)
@@ -285,7 +296,7 @@ export class Scheduler {
   /** Bytes that those who run may still come to take, and sessions that are held. */
   #claims(): number {
     let bytes = this.#heldGrowth()
-    for (const job of this.#running) bytes += job.session!.growth(job.lengthAfter(claimedAnswer))
+    for (const job of this.#running) bytes += job.session!.growth(job.lengthAfter(this.#options.claimedAnswer))
     return bytes
   }
 
@@ -480,7 +491,7 @@ export class Scheduler {
       if (!job.isOver) job.fail(error)
       if (error instanceof RequestError) continue
       this.#running.delete(job)
-      job.session![Symbol.dispose]()
+      job.session?.[Symbol.dispose]()
     }
   }
 }

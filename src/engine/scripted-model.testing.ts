@@ -221,8 +221,8 @@ export interface ScriptedModelOptions {
   /** Told of each pass before it runs. */
   onPass(batch: readonly Chunk[], urgent: boolean): Fate
   onPassEnd?(batch: readonly Chunk[]): void
-  /** Called before the device takes memory. */
-  onTake?(): void
+  /** Called before each of the device's acts, and may throw. */
+  onCall?(what: 'cache' | 'pass' | 'layer' | 'memory'): void
 }
 
 /** Milliseconds that a layer takes. */
@@ -250,7 +250,7 @@ export class ScriptedModel implements ServedModel {
     const { window: slidingWindow, contextLength: maxPositionEmbeddings } = options
     this.config = { ...smallConfig, ...sizes, numHiddenLayers: 4, vocabSize: 32, slidingWindow, maxPositionEmbeddings }
     this.#options = options
-    this.shelf = options.device === 'reference' ? new FloatShelf() : new PageShelf(() => options.onTake?.())
+    this.shelf = options.device === 'reference' ? new FloatShelf() : new PageShelf(() => options.onCall?.('memory'))
     this.sequences = new Sequences(this.config.vocabSize)
   }
 
@@ -259,6 +259,7 @@ export class ScriptedModel implements ServedModel {
   }
 
   newCache(maxChunk: number): KvCache {
+    this.#options.onCall?.('cache')
     const { numHiddenLayers, slidingWindow } = this.config
     const shapes = Array.from({ length: numHiddenLayers }, (_, n) =>
       this.#shape(n % 2 === 0 ? slidingWindow : Infinity),
@@ -280,6 +281,7 @@ export class ScriptedModel implements ServedModel {
     shouldStop: ShouldStop = () => false,
     { urgent = false } = {},
   ): Promise<Float32Array | undefined> {
+    this.#options.onCall?.('pass')
     const fate = this.#options.onPass(batch, urgent)
     this.numOpen++
     try {
@@ -304,6 +306,7 @@ export class ScriptedModel implements ServedModel {
     for (let layer = 0; layer < numHiddenLayers; layer++) {
       if (await stop()) return undefined
       await clock.work(ms)
+      this.#options.onCall?.('layer')
       if (fate === 'fails' && layer === numHiddenLayers - 1) throw new Error('the scripted device failed')
       for (const piece of pieces) piece.run(layer)
     }

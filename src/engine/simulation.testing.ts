@@ -12,6 +12,8 @@ import { commonPrefix } from './session.ts'
 
 export interface Simulated {
   failures: string[]
+  /** Calls of the model. */
+  numCalls: number
   /** What happened, so that a row can see that it tried what it is about. */
   counts: Record<Happening, number>
 }
@@ -62,6 +64,7 @@ class Watched {
   readonly plan: Plan
   readonly expected: { tokens: number[]; reason: EndReason | 'refused' }
   readonly events: GenerateEvent[] = []
+  readonly tokens: number[] = []
   readonly atMs: number
   readonly atTick: number
   job: Job | undefined
@@ -88,9 +91,6 @@ class Watched {
   get rank(): number {
     return ['interactive', 'background', 'droppable'].indexOf(this.priority)
   }
-  get tokens(): number[] {
-    return this.events.flatMap(event => (event.type === 'token' ? [event.token] : []))
-  }
   get isLive(): boolean {
     return this.job !== undefined && !this.job.isOver
   }
@@ -102,9 +102,16 @@ class Watched {
   }
 }
 
-/** Runs what a seed is about. `tell` is given every step. */
-export function simulate(seed: number, tell?: (line: string) => void): Promise<Simulated> {
-  return new Simulation(seed, tell).run()
+export interface SimulateOptions {
+  /** Given every step. */
+  tell?: (line: string) => void
+  /** The call of the model that fails, and no other: caches, passes, layers and memory are counted together from 0. */
+  failAt?: number
+}
+
+/** Runs what a seed is about. */
+export function simulate(seed: number, options: SimulateOptions = {}): Promise<Simulated> {
+  return new Simulation(seed, options).run()
 }
 
 class Simulation {
@@ -120,7 +127,11 @@ class Simulation {
   readonly #passes = new Map<readonly Chunk[], { number: number; members: Watched[] }>()
   readonly #limits: { contextLength: number; maxChunk: number; maxWaiting: number; cacheBytes: number }
   readonly #hasFaults: boolean
+  readonly #failAt: number | undefined
+  #numCalls = 0
   readonly #isCopying: boolean
+  /** Short prompts, long answers: many begin for whom there will be no room. */
+  readonly #isChatty: boolean
   readonly #owners: (string | undefined)[]
   readonly #beginnings: number[][]
   #histories: { owner: string | undefined; tokens: number[] }[] = []
@@ -130,14 +141,15 @@ class Simulation {
   #mostBytes = 0
   #isClosed = false
 
-  constructor(seed: number, tell?: (line: string) => void) {
+  constructor(seed: number, { tell, failAt }: SimulateOptions) {
     const draw = new Draw(seed)
     this.#draw = draw
     this.#tell = tell
+    this.#failAt = failAt
     this.#clock = new SimulatedClock(draw.random)
     const device = draw.of(['reference', 'cpu'] as const)
-    const isSmall = device === 'reference' || draw.chance(0.3)
-    const contextLength = isSmall ? 120 : 420
+    const isSmall = device === 'reference' || draw.chance(0.5)
+    const contextLength = draw.of(isSmall ? [120, 120, 250] : [420])
     const maxChunk = draw.of(isSmall ? [1, 4, 8, 16] : [32, 64])
     this.#model = new ScriptedModel({
       clock: this.#clock,
@@ -147,27 +159,31 @@ class Simulation {
       contextLength,
       onPass: (batch, urgent) => this.#passBegins(batch, urgent),
       onPassEnd: batch => this.#passEnds(batch),
+      onCall: what => this.#calls(what),
     })
     this.#isCopying = device === 'reference'
-    this.#hasFaults = draw.chance(0.25)
-    const { cacheBytes, maxPlanned } = this.#budget(contextLength, maxChunk)
-    const maxSessions = Math.min(maxPlanned, draw.of([1, 2, 3, 4, 8]))
-    const maxWaiting = draw.of([1, 4, 64, 64])
-    const maxIdle = draw.of([0, 2, 64, 64])
-    this.#limits = { contextLength, maxChunk, maxWaiting, cacheBytes }
-    const options = { model: 'scripted', device, clock: this.#clock, maxSessions, maxIdle, ...this.#limits }
+    this.#hasFaults = draw.chance(0.25) && failAt === undefined
+    this.#isChatty = draw.chance(0.25)
+    const cacheBytes = this.#budget(contextLength, maxChunk)
+    this.#limits = { contextLength, maxChunk, maxWaiting: draw.of([1, 4, 64, 64]), cacheBytes }
+    const queue = {
+      maxSessions: draw.of(this.#isChatty ? [3, 8] : [1, 2, 3, 4, 8]),
+      maxIdle: draw.of([0, 2, 64, 64]),
+      claimedAnswer: draw.of(this.#isChatty ? [0] : [0, 8, 256]),
+    }
+    const options = { model: 'scripted', device, clock: this.#clock, ...queue, ...this.#limits }
     this.#engine = this.#watch(new LocalEngine(this.#watchMemory(this.#model), options))
     this.#owners = ['a', 'b', 'c', undefined].slice(0, 1 + draw.below(4))
     this.#beginnings = [0.1, 0.3, 0.6].map(share => this.#some(1 + draw.below(Math.floor(contextLength * share))))
     this.#say(
-      `seed ${seed}: ${device}, window ${this.#model.config.slidingWindow}, ${JSON.stringify({ ...this.#limits, maxSessions, maxIdle })}`,
+      `seed ${seed}: ${device}, window ${this.#model.config.slidingWindow}, ${JSON.stringify({ ...this.#limits, ...queue })}`,
     )
   }
 
   /** As many bytes as are planned for some sessions, or no limit. */
-  #budget(contextLength: number, maxChunk: number): { cacheBytes: number; maxPlanned: number } {
-    const planned = this.#draw.of([Infinity, 1, 1, 2, 4])
-    if (planned === Infinity) return { cacheBytes: Infinity, maxPlanned: 8 }
+  #budget(contextLength: number, maxChunk: number): number {
+    const maxSessions = this.#draw.of(this.#isChatty ? [1, 2] : [Infinity, 1, 1, 2, 4])
+    if (maxSessions === Infinity) return Infinity
     const { config, shelf } = this.#model
     const device = {
       cacheBytes: shelf.cacheBytes.bind(shelf),
@@ -175,8 +191,7 @@ class Simulation {
       passBytes: () => 0,
     }
     const weights = { own: 0, mapped: 0 }
-    const { cache } = planMemory(config, contextLength, { device, weights, maxChunk, maxSessions: planned })
-    return { cacheBytes: cache, maxPlanned: 8 }
+    return planMemory(config, contextLength, { device, weights, maxChunk, maxSessions }).cache
   }
 
   /** The model, but that it notices who asks too often and what is held. */
@@ -247,14 +262,14 @@ class Simulation {
     } finally {
       process.off('unhandledRejection', onRejection)
     }
-    return { failures: this.#failures, counts: this.#counts }
+    return { failures: this.#failures, numCalls: this.#numCalls, counts: this.#counts }
   }
 
   // --- what is asked
 
   #plan(): void {
     const draw = this.#draw
-    const numRequests = 4 + draw.below(16)
+    const numRequests = 4 + draw.below(this.#isChatty ? 6 : 14)
     const spreadMs = draw.of([0, 5, 40, 150])
     let at = 0
     for (let i = 0; i < numRequests; i++) {
@@ -275,8 +290,8 @@ class Simulation {
       sampling: isGreedy
         ? { temperature: 0 }
         : { seed: draw.below(1000), ...(draw.chance(0.3) && { frequencyPenalty: 1, topK: 8 }) },
-      stopTokens: draw.chance(0.5) ? [] : [draw.below(32), draw.below(32)],
-      ...(draw.chance(0.9) && { maxTokens: draw.chance(0.1) ? 0 : draw.below(draw.of([4, 20, 60])) }),
+      stopTokens: this.#isChatty || draw.chance(0.5) ? [] : [draw.below(32), draw.below(32)],
+      ...(draw.chance(0.9) && { maxTokens: draw.chance(0.1) ? 0 : this.#drawAnswer() }),
       ...(owner !== undefined && { owner }),
       ...(draw.chance(0.4) && { marks: [tokens.length - 1, tokens.length + 1, draw.below(tokens.length + 10)] }),
       ...(draw.chance(0.3) && { priority: draw.of(['interactive', 'background', 'droppable'] as const) }),
@@ -293,6 +308,11 @@ class Simulation {
     return plan
   }
 
+  #drawAnswer(): number {
+    if (this.#isChatty) return this.#draw.below(this.#limits.contextLength / 2)
+    return this.#draw.below(this.#draw.of([4, 20, 60]))
+  }
+
   #drawMoment(): NonNullable<Plan['leaves']> {
     const draw = this.#draw
     return draw.chance(0.5) ? { afterMs: draw.random() * 60 } : { event: draw.below(15), turns: 1 + draw.below(8) }
@@ -302,6 +322,7 @@ class Simulation {
   #drawPrompt(owner: string | undefined): number[] {
     const draw = this.#draw
     const { contextLength } = this.#limits
+    if (this.#isChatty && draw.chance(0.8)) return this.#some(1 + draw.below(8))
     const mine = this.#histories.filter(history => draw.chance(0.2) || history.owner === owner)
     const beginning = draw.chance(0.5) && mine.length > 0 ? draw.of(mine).tokens : draw.of(this.#beginnings)
     const kept = draw.chance(0.4) ? beginning : beginning.slice(0, draw.below(beginning.length + 1))
@@ -404,6 +425,7 @@ class Simulation {
       if (!progress || progress.done !== progress.total) this.#fail(watched, 'a token before the end of the prefill')
     } else this.#checkEnd(watched, event)
     events.push(event)
+    if (event.type === 'token') watched.tokens.push(event.token)
     const at = events.length - 1
     if (plan.leaves && 'event' in plan.leaves && plan.leaves.event === at) {
       this.#soon(plan.leaves.turns, () => this.#leave(watched))
@@ -531,7 +553,7 @@ class Simulation {
       if (!this.#isClosed) this.#fail(watched, 'rejected as closed')
     } else {
       this.#counts.failed++
-      if (!this.#hasFaults) this.#fail(watched, `failed: ${(error as Error).stack}`)
+      if (!this.#hasFaults && !/scripted device/.test(message)) this.#fail(watched, `failed: ${(error as Error).stack}`)
     }
   }
 
@@ -544,10 +566,21 @@ class Simulation {
     this.#say(`pass ${number} (${urgent ? 'decode' : 'prefill'}): ${names.join(', ')}`)
     this.#checkPass(batch, members, number, urgent)
     this.#passes.set(batch, { number, members })
+    for (const watched of this.#watched) {
+      if (members.some(({ owner }) => owner === watched.owner)) watched.passedBy.clear()
+    }
     if (!this.#hasFaults) return 'ok'
     const fate = this.#draw.of<Fate>([...Array(20).fill('ok'), 'fails', 'nan', 'slow', 'slow'])
     if (fate !== 'ok') this.#say(`pass ${number}: ${fate}`)
     return fate
+  }
+
+  #calls(what: 'cache' | 'pass' | 'layer' | 'memory'): void {
+    const fails = this.#numCalls++ === this.#failAt
+    const failsByChance = this.#hasFaults && what !== 'pass' && this.#draw.chance(0.001)
+    if (!fails && !failsByChance) return
+    this.#say(`${what} fails`)
+    throw new DeviceError(`the scripted device failed (${what})`)
   }
 
   /** The request that a chunk belongs to, by what it runs. */
