@@ -88,11 +88,5 @@ export const row: Row = {
       replace: 'const restart = Math.max(0, position - this.#reach + 1)',
       what: 'windows are rebuilt from a token too late',
     },
-    {
-      file: caches,
-      search: "if (windows === 'empty') this.#start = at",
-      replace: "if (windows === 'empty') this.#start = 0",
-      what: 'windows that began empty are taken for exact',
-    },
   ],
 }
