@@ -19,7 +19,7 @@ after(() => rmSync(temporary, { recursive: true, force: true }))
 
 /** The environment of a user's shell: nothing of the npm or the test runner that may have started this. */
 const userEnv = Object.fromEntries(
-  Object.entries(process.env).filter(([name]) => !/^(npm_|NODE_|INIT_CWD)/i.test(name)),
+  Object.entries(process.env).filter(([name]) => !/^(npm_|NODE_(?!EXTRA_CA_CERTS)|INIT_CWD)/i.test(name)),
 )
 const outsidePath = (process.env.PATH ?? '').split(delimiter).filter(folder => !folder.includes('node_modules'))
 
